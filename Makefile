@@ -1,0 +1,62 @@
+# Everything runs in a virtual environment of its own: .venv, or .venv-3.12 where PYTHON names a
+# Python 3.12. Another place: VENV=folder. More arguments for pytest: ARGS='-m "not slow"'.
+
+ifdef PYTHON
+VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+else
+VENV ?= .venv
+endif
+python = $(VENV)/bin/python
+installed = $(VENV)/.synthjax-installed
+
+.PHONY: help quickstart test lint bench clean
+
+help:
+	@echo 'make quickstart   draw the first phase diagrams into runs/quickstart'
+	@echo 'make test         run all tests'
+	@echo 'make lint         ruff: rules and format'
+	@echo 'make bench        run all benchmarks; the JSON lines go to benchmarks/results'
+	@echo 'make clean        remove the virtual environments and caches; runs/ stays'
+	@echo
+	@echo 'Each makes .venv and installs what it needs first. PYTHON=python3.12 make test takes that'
+	@echo 'Python and .venv-3.12.'
+
+quickstart: $(installed)
+	$(python) -m launch.mixture --config=configs/mixture.py:quickstart --workdir=runs/quickstart
+
+test: $(installed)
+	$(python) -m pytest $(ARGS)
+
+lint: $(installed)
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+bench: $(installed)
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+	  echo "$(python) -m benchmarks.$$(basename $$file .py)"; \
+	  $(python) -m benchmarks.$$(basename $$file .py); \
+	done
+
+clean:
+	rm -rf .venv .venv-[0-9]* build dist *.egg-info .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is older than setup.py or constraints.txt exactly when there is something to install.
+$(installed): setup.py constraints.txt
+	@$(python) -m pip --version >/dev/null 2>&1 || { \
+	  for candidate in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+	    $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	    candidate=; \
+	  done; \
+	  if [ -z "$$candidate" ]; then \
+	    echo 'synthjax needs Python 3.11 or newer, and $(or $(PYTHON),python3) is not;' \
+	      'name one that is: PYTHON=/path/to/python3 make $(MAKECMDGOALS)' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$candidate"; \
+	  $$candidate -m venv $(VENV); \
+	}
+	@echo 'Installing synthjax and what it needs into $(VENV) (1 GB, a few minutes)'
+	@$(python) -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[test,bench]'
+	@touch $(installed)

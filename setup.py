@@ -1,0 +1,36 @@
+"""Installation of synthjax; the lower bounds are the versions that constraints.txt tests."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="synthjax",
+    version="0.1.0",
+    description="Verified self-training, generation after generation, in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["synthjax", "synthjax.*"]),
+    install_requires=[
+        "absl-py>=2.5",
+        "chex>=0.1.92",
+        "flax>=0.12.8",
+        "h5netcdf>=1.8",
+        "h5py>=3.16",
+        "jax>=0.10.2",
+        "jaxtyping>=0.3.11",
+        "matplotlib>=3.11",
+        "ml_collections>=1.1",
+        "numpy>=2.4",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "rich>=15.0",
+        "scipy>=1.17",
+        "transformers>=5.23",
+        "xarray>=2026.9",
+    ],
+    extras_require={
+        "test": ["pytest>=9.2", "pytest-timeout>=2.4", "ruff>=0.17.6", "scikit-learn>=1.9"],
+        "bench": ["joblib>=1.6", "scikit-learn>=1.9"],
+        "cuda": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+    },
+)

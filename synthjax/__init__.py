@@ -1,0 +1,23 @@
+"""synthjax: verified self-training, generation after generation, in JAX."""
+
+import contextlib
+import os
+
+import jax
+
+
+def _one_cpu_device_per_core() -> None:
+    """Let XLA use every core: trajectories are sharded over devices, and a CPU is one by default.
+
+    Only where the user has not chosen a number and JAX's backends are not up yet (then JAX refuses
+    the change and the process keeps what it has).
+    """
+    chosen = jax.config.jax_num_cpu_devices != -1 or (
+        "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    )
+    if not chosen:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+_one_cpu_device_per_core()

@@ -1,0 +1,1 @@
+"""Files: checkpoints, logs, labelled results. Knows no task."""

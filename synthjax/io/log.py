@@ -1,0 +1,86 @@
+"""What a run says while it goes on: metrics.jsonl, and progress with rate and time left."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import rich.console
+import rich.progress
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a line, each with the time of writing, flushed at once."""
+
+    def __init__(self, path: Path):
+        """Open for appending; a last line that a crash tore is dropped first."""
+        if path.exists():
+            text = path.read_bytes()
+            path.write_bytes(text[: text.rfind(b"\n") + 1])
+        self._file = path.open("a")
+
+    def write(self, **values) -> None:
+        """Append one line."""
+        self._file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+        self._file.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+
+class Progress:
+    """A progress bar on a terminal, otherwise a line every ten seconds; on standard error.
+
+    Quiet about what takes less than two seconds.
+    """
+
+    EVERY = 10.0
+
+    def __init__(self, unit: str, total: int, done: int = 0):
+        """`done` of `total` were there already and do not count towards the rate."""
+        self.unit, self.total, self.done, self.before = unit, total, done, done
+        self._start = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            columns = ("{task.description}", rich.progress.BarColumn(), "{task.fields[text]}")
+            console = rich.console.Console(stderr=True)
+            self._bar = rich.progress.Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task(unit, total=total, completed=done, text="compiling")
+
+    def text(self) -> str:
+        """Done, rate and time left, in words."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (self.done - self.before) / seconds
+        words = f"{self.done}/{self.total} {self.unit}"
+        if rate > 0:
+            left = (self.total - self.done) / rate
+            words += f", {rate:.3g}/s, {_clock(left)} left"
+        return words
+
+    def advance(self, count: int) -> None:
+        """Count `count` more as done."""
+        self.done += count
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, text=self.text())
+        elif now - self._start > 2 and (now - self._said > self.EVERY or self._said == self._start):
+            self._said = now
+            print(self.text(), file=sys.stderr, flush=True)
+
+    def __enter__(self):
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

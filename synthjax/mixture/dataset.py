@@ -1,0 +1,112 @@
+"""Records of a sweep as labelled results, with the theory beside them."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import xarray as xr
+
+from synthjax.mixture.data import Numbers
+from synthjax.mixture.plan import Group
+from synthjax.mixture.spec import Spec
+from synthjax.mixture.theory import Population, population
+from synthjax.mixture.trajectory import STATUS, Record
+from synthjax.protocol.proxy import rates
+from synthjax.protocol.spec import fields_of, to_json
+
+# name: (unit, long name)
+RECORDED = {
+    "accuracy": ("1", "agreement with the Bayes classifier"),
+    "test_accuracy": ("1", "agreement with the true label"),
+    "overlap": ("1", "cosine of the classifier with w*"),
+    "norm": ("1", "norm of the classifier"),
+}
+MEASURED = {
+    "p_hat": ("1", "measured rate of wrong guesses"),
+    "phi_hat": ("1", "measured rate at which right guesses are kept"),
+    "psi_hat": ("1", "measured rate at which wrong guesses are kept"),
+    "p_star_hat": ("1", "measured breakdown point"),
+}
+THEORY = {
+    "population_accuracy": ("1", "accuracy in the limit of infinitely many examples"),
+    "p_star": ("1", "breakdown point in the limit of infinitely many examples"),
+}
+
+
+def empty(spec: Spec) -> Record:
+    """Arrays [grid point, trajectory, generation, …] for the records of a whole sweep."""
+    grid = math.prod(len(values) for values in spec.sweep.values())
+    shape = (grid, spec.trajectories, spec.generations + 1)
+    real, count = np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
+    classifier = np.full((*shape, spec.d), np.nan, np.float32) if spec.keep_classifiers else None
+    counts = (count.copy() for _ in Record._fields[4:9])
+    return Record(*(real.copy() for _ in RECORDED), *counts, classifier)
+
+
+def to_dataset(spec: Spec, groups: list[Group], records: Record) -> xr.Dataset:
+    """Results with one dimension per swept field in field order, `trajectory`, `generation`."""
+    grid = tuple(len(values) for values in spec.sweep.values())
+
+    def variable(values, unit, long_name, tail=("trajectory", "generation"), **attrs):
+        values = values.reshape(*grid, *values.shape[1:])
+        return (*spec.sweep, *tail), values, {"units": unit, "long_name": long_name, **attrs}
+
+    variables = {name: variable(getattr(records, name), *about) for name, about in RECORDED.items()}
+    measured = rates(records.right, records.wrong, records.kept_right, records.kept_wrong)
+    for name, (unit, long_name) in MEASURED.items():
+        for suffix, end in (("", ""), ("_low", ", 95 % low"), ("_high", ", 95 % high")):
+            values = measured[name + suffix].astype(np.float32)
+            variables[name + suffix] = variable(values, unit, long_name + end)
+    guesses = records.right + records.wrong
+    kept = (records.kept_right + records.kept_wrong) / np.where(guesses > 0, guesses, np.nan)
+    variables["kept"] = variable(kept.astype(np.float32), "1", "fraction of the guesses kept")
+    variables["status"] = variable(
+        records.status.astype(np.int8),
+        "1",
+        "how the generation went",
+        flag_values=np.arange(len(STATUS), dtype=np.int8),
+        flag_meanings=" ".join(STATUS),
+    )
+    if records.classifier is not None:
+        tail = ("trajectory", "generation", "feature")
+        variables["classifier"] = variable(records.classifier, "1", "classifier w_t", tail)
+    theory = _theory(spec, groups, np.prod(grid, dtype=int))
+    for name, (unit, long_name) in THEORY.items():
+        variables[name] = variable(theory[name], unit, long_name, ("generation",))
+    return xr.Dataset(variables, _coordinates(spec), {"spec": to_json(spec)})
+
+
+def _coordinates(spec: Spec) -> dict:
+    coordinates = {}
+    for name, values in spec.sweep.items():
+        about = fields_of(spec)[name].metadata
+        coordinates[name] = (
+            name,
+            list(values),
+            {"units": about["unit"], "long_name": about["doc"]},
+        )
+    for name, count, long_name in (
+        ("trajectory", spec.trajectories, "independent repeat"),
+        ("generation", spec.generations + 1, "times trained on synthetic data"),
+    ):
+        coordinates[name] = (name, np.arange(count), {"units": "1", "long_name": long_name})
+    return coordinates
+
+
+def _theory(spec: Spec, groups: list[Group], grid: int) -> dict[str, np.ndarray]:
+    """Theory on every grid point, [grid point, generation]."""
+    accuracy = np.full((grid, spec.generations + 1), np.nan, np.float32)
+    p_star = accuracy.copy()
+    kinds = ("features", "initial", "generator", "verifier", "learner")
+    for group in groups:
+        chosen = tuple(getattr(group.static, kind) for kind in kinds)
+        numbers = Numbers(*(np.broadcast_to(v, len(group.where)) for v in group.numbers))
+        found = _population(dict(zip(kinds, chosen, strict=True)), spec.generations, numbers)
+        accuracy[group.where], p_star[group.where] = found
+    return {"population_accuracy": accuracy, "p_star": p_star}
+
+
+def _population(kinds: dict[str, str], generations: int, numbers: Numbers) -> Population:
+    call = functools.partial(population, **kinds, generations=generations)
+    return jax.vmap(lambda numbers: call(**numbers._asdict()))(numbers)

@@ -1,0 +1,143 @@
+"""Learners: minimise (1/m) Σ qᵢ ℓ(y′ᵢ xᵢ·w) + (λ/2)‖w‖², m = Σ qᵢ (theory.md §1, [F] section 3).
+
+Both report whether the gradient norm fell to 1e-5 of its value at w = 0, in float32.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from synthjax.mixture.data import Sample
+from synthjax.protocol.spec import Kind
+
+TOLERANCE = 1e-5
+# L-BFGS stops a little below the tolerance, so that rounding in the margins it carries along
+# cannot lift the true gradient above it.
+TARGET = 0.8 * TOLERANCE
+MEMORY = 5
+MAX_ITERATIONS = 500
+
+
+class Fit(NamedTuple):
+    """A classifier, and whether the learner's tolerance was met."""
+
+    w: Float[Array, " d"]
+    converged: Bool[Array, ""]
+
+
+def ridge(sample: Sample, l2: Float[Array, ""]) -> Fit:
+    """Squared loss ℓ(z) = (1 − z)²/2, through whichever Gram matrix is the smaller.
+
+    λ = 0 is ordinary least squares. Where float32 is too short for the condition of the Gram
+    matrix (λ near 0 with about as many features as kept examples), the fit is not converged.
+    """
+    x, labels, weights = sample
+    n, d = x.shape
+    root = jnp.sqrt(weights / jnp.maximum(weights.sum(), 1.0))
+    z, target = x * root[:, None], root * labels
+    h = target @ z
+    if d <= n:
+        w, gradient = _solve(z.T @ z, l2, h)
+    else:
+        alpha, residual = _solve(z @ z.T, l2, target)
+        w, gradient = alpha @ z, residual @ z
+    return Fit(w, jnp.linalg.norm(gradient) <= TOLERANCE * jnp.linalg.norm(h))
+
+
+def _solve(
+    gram: Float[Array, "k k"], l2: Float[Array, ""], h: Float[Array, " k"]
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """a = (gram + λI)⁻¹h and what is left, (gram + λI)a − h.
+
+    By conjugate gradients: an iteration costs next to nothing beside the Gram matrix, and on
+    isotropic features few are needed. Not by Cholesky: a LAPACK call under vmap never returns when
+    JAX has a CPU device per core (0.10.2, two cores, inside a loop).
+    """
+    matrix = gram + l2 * jnp.eye(len(h))
+    a, _ = jax.scipy.sparse.linalg.cg(matrix, h, tol=TOLERANCE / 10, maxiter=MAX_ITERATIONS)
+    return a, matrix @ a - h
+
+
+def logistic(sample: Sample, l2: Float[Array, ""]) -> Fit:
+    """Logistic loss ℓ(z) = log(1 + e⁻ᶻ), by L-BFGS with the margins carried along.
+
+    On isotropic features the Hessian is nearly a multiple of the identity, so a few curvature
+    pairs are enough and an iteration costs two products with x; the line search along a direction
+    needs none. benchmarks/logistic_solvers.py measures it against Newton and Newton–CG.
+    """
+    x, labels, weights = sample
+    share = weights / jnp.maximum(weights.sum(), 1.0)
+
+    def gradient(w, doubt):
+        return l2 * w - (labels * share * doubt) @ x
+
+    def line_search(margin, along, slope, curvature, penalty_slope):
+        """The Newton step on the loss along a direction, halved while it overshoots.
+
+        Convex along the line, so a slope that has turned and grown past half of the first one
+        means too long a step; a short enough step always passes.
+        """
+
+        def at(a):
+            doubt = jax.nn.sigmoid(-(margin + a * along))
+            return doubt, penalty_slope(a) - (share * doubt) @ along
+
+        def halve(state):
+            a = state[0] / 2
+            return a, *at(a)
+
+        a = -slope / curvature
+        return jax.lax.while_loop(lambda s: s[2] > -slope / 2, halve, (a, *at(a)))[:2]
+
+    def step(state):
+        w, g, doubt, margin, steps, changes, k = state
+        direction = -_inverse_hessian(g, steps, changes)
+        along = labels * (x @ direction)
+        wd, dd = w @ direction, direction @ direction
+        curvature = (share * doubt * (1 - doubt)) @ along**2 + l2 * dd
+        a, doubt = line_search(
+            margin, along, g @ direction, curvature, lambda a: l2 * (wd + a * dd)
+        )
+        new_w = w + a * direction
+        new_g = gradient(new_w, doubt)
+        steps = jnp.roll(steps, 1, axis=0).at[0].set(new_w - w)
+        changes = jnp.roll(changes, 1, axis=0).at[0].set(new_g - g)
+        return new_w, new_g, doubt, margin + a * along, steps, changes, k + 1
+
+    n, d = x.shape
+    w, margin, doubt = jnp.zeros(d), jnp.zeros(n), jnp.full(n, 0.5)
+    g = gradient(w, doubt)
+    start = jnp.linalg.norm(g)
+    memory = jnp.zeros((MEMORY, d))
+    w, g, *_ = jax.lax.while_loop(
+        lambda s: (jnp.linalg.norm(s[1]) > TARGET * start) & (s[-1] < MAX_ITERATIONS),
+        step,
+        (w, g, doubt, margin, memory, memory, 0),
+    )
+    return Fit(w, jnp.linalg.norm(g) <= TOLERANCE * start)
+
+
+def _inverse_hessian(
+    g: Float[Array, " d"], steps: Float[Array, "k d"], changes: Float[Array, "k d"]
+) -> Float[Array, " d"]:
+    """L-BFGS's two loops (Nocedal & Wright, algorithm 7.4), newest pair first, 0 where unused."""
+    inner = (steps * changes).sum(1)
+    rho = jnp.where(inner > 0, 1 / jnp.where(inner > 0, inner, 1.0), 0.0)
+    alphas = []
+    for s, y, inv in zip(steps, changes, rho, strict=True):
+        alphas.append(inv * (s @ g))
+        g = g - alphas[-1] * y
+    # 4 is the inverse of the logistic loss's curvature at 0: the scale before any pair is known.
+    square = (changes[0] ** 2).sum()
+    g = g * jnp.where(square > 0, inner[0] / jnp.where(square > 0, square, 1.0), 4.0)
+    for s, y, inv, alpha in reversed(list(zip(steps, changes, rho, alphas, strict=True))):
+        g = g + (alpha - inv * (y @ g)) * s
+    return g
+
+
+LEARNERS = {
+    "logistic": Kind(logistic, ("l2",), "logistic loss; needs l2 > 0"),
+    "ridge": Kind(ridge, ("l2",), "squared loss"),
+}

@@ -1,0 +1,212 @@
+"""Runs a sweep: thousands of trajectories, vmapped, sharded over devices, streamed in chunks."""
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import numpy as np
+import xarray as xr
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
+
+from synthjax.io.checkpoint import Checkpoints
+from synthjax.io.log import Metrics, Progress
+from synthjax.io.results import write
+from synthjax.io.stop import GracefulStop
+from synthjax.io.workdir import Workdir
+from synthjax.mixture import dataset, plan
+from synthjax.mixture.data import Numbers
+from synthjax.mixture.spec import Spec
+from synthjax.mixture.trajectory import Record, Static, trajectory
+from synthjax.protocol.spec import to_json
+
+
+class Stopped(Exception):
+    """The run was asked to stop; what it computed is saved, and running it again goes on."""
+
+
+def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
+    """Run every trajectory of `spec` and return the labelled results.
+
+    With `workdir`, every chunk is saved as it is computed (Orbax, under `checkpoints/`), a run
+    that was interrupted goes on where it was, and `spec.json`, `metrics.jsonl` and `results.nc`
+    are written there. Raises SpecError, WorkdirError, CheckpointError, or Stopped after a SIGTERM.
+    """
+    devices = jax.local_devices()
+    work = plan.chunk_work(devices[0].platform, len(devices))
+    if workdir is None:
+        sweep = _Sweep(spec, work, devices)
+        for _ in sweep.compute():
+            pass
+        return dataset.to_dataset(spec, sweep.groups, sweep.records)
+    plan.layout(spec, work, devices[0].platform, len(devices))  # refuses what cannot run
+    place = Workdir(workdir, json.loads(to_json(spec)), free=("memory_gb",), chunk_work=work)
+    # Chunks are cut as they were when the run began, whatever this machine would choose.
+    sweep = _Sweep(spec, place.begun["chunk_work"], devices)
+    with (
+        GracefulStop() as stop,
+        Metrics(place.path / "metrics.jsonl") as metrics,
+        Checkpoints(place.path / "checkpoints") as checkpoints,
+    ):
+        for step in checkpoints.steps():
+            saved = checkpoints.restore(step)
+            sweep.put(step, Record(**{"classifier": None, **saved}))
+        for step, record, seconds in sweep.compute(lambda: stop.requested):
+            checkpoints.save(step, {k: v for k, v in record._asdict().items() if v is not None})
+            metrics.write(chunk=step, seconds=seconds, **_summary(sweep.chunks[step], record))
+    if sweep.todo:
+        done = _pairs(sweep.chunks) - _pairs(sweep.todo.values())
+        raise Stopped(f"{done} of {_pairs(sweep.chunks)} trajectories are computed and saved")
+    results = dataset.to_dataset(spec, sweep.groups, sweep.records)
+    write(results, place.path / "results.nc")
+    return results
+
+
+class _Sweep:
+    """A sweep under way: its chunks, those that are still to do, and the records so far."""
+
+    def __init__(self, spec: Spec, work: int, devices: list[jax.Device]):
+        self.devices = devices
+        layout = plan.layout(spec, work, devices[0].platform, len(devices))
+        self.groups, self.chunks, self.tiles = layout
+        self.todo = dict(enumerate(self.chunks))
+        self.records = dataset.empty(spec)
+
+    def put(self, step: int, record: Record) -> None:
+        """Take in the record of a chunk, [points, trajectories, T+1, …]."""
+        chunk = self.todo.pop(step)
+        where = self.groups[chunk.group].where[chunk.points]
+        for whole, part in zip(self.records, record, strict=True):
+            if whole is not None:
+                whole[where, chunk.trajectories] = part
+
+    def compute(
+        self, halt: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, Record, float]]:
+        """(step, record, seconds) of each chunk to do; the next runs while one is handled.
+
+        Until `halt` says so: then what is under way is finished, and nothing more begun.
+        """
+        total = _pairs(self.chunks)
+        ahead, began = None, time.perf_counter()
+        with Progress("trajectories", total, total - _pairs(self.todo.values())) as progress:
+            for step in [*self.todo, None]:
+                running = None
+                if step is not None and not halt():
+                    chunk = self.chunks[step]
+                    group, tile = self.groups[chunk.group], self.tiles[chunk.group]
+                    running = step, chunk, tile, _dispatch(group, chunk, tile, self.devices)
+                if ahead is not None:
+                    step, chunk, *started = ahead
+                    record = _fetch(chunk, *started)
+                    self.put(step, record)
+                    yield step, record, -began + (began := time.perf_counter())
+                    progress.advance(_pairs([chunk]))
+                ahead = running
+
+
+def _dispatch(
+    group: plan.Group, chunk: plan.Chunk, tile: plan.Tile, devices: list[jax.Device]
+) -> Record:
+    """Start a chunk: cut it into tiles, padded by repetition to fill tiles and devices."""
+    rows, columns = (-(-size // part) for size, part in zip(chunk.shape, tile, strict=True))
+    count = -(-rows * columns // len(devices)) * len(devices)
+    order = np.minimum(np.arange(count), rows * columns - 1)
+    point = _padded(chunk.points, rows, tile.points)[order // columns]
+    index = _padded(chunk.trajectories, columns, tile.trajectories)[order % columns]
+    numbers = group.numbers._replace(
+        **{name: getattr(group.numbers, name)[point] for name in group.swept}
+    )
+    return run_tiles(
+        group.static,
+        group.swept,
+        tile.points,
+        Mesh(np.array(devices), ("trajectory",)),
+        numbers,
+        np.uint32(group.seed),
+        index.astype(np.int32),
+    )
+
+
+def _padded(part: slice, count: int, size: int) -> Int[np.ndarray, "count size"]:
+    return np.minimum(part.start + np.arange(count * size), part.stop - 1).reshape(count, size)
+
+
+def _fetch(chunk: plan.Chunk, tile: plan.Tile, running: Record) -> Record:
+    """Wait for a chunk; its record comes as [points, trajectories, T+1, …] without the padding."""
+    rows, columns = (-(-size // part) for size, part in zip(chunk.shape, tile, strict=True))
+
+    def untile(leaf):
+        leaf = np.asarray(leaf)[: rows * columns]
+        tail = leaf.shape[3:]
+        leaf = leaf.reshape(rows, columns, tile.trajectories, tile.points, *tail)
+        leaf = leaf.transpose(0, 3, 1, 2, *range(4, leaf.ndim))
+        leaf = leaf.reshape(rows * tile.points, columns * tile.trajectories, *tail)
+        return np.ascontiguousarray(leaf[: chunk.shape[0], : chunk.shape[1]])
+
+    return jax.tree.map(untile, running)
+
+
+@functools.partial(jax.jit, static_argnames=("static", "swept", "tile_points", "mesh"))
+def run_tiles(
+    static: Static,
+    swept: tuple[str, ...],
+    tile_points: int,
+    mesh: Mesh,
+    numbers: Numbers,
+    seed: Int[Array, ""],
+    index: Int[Array, "tiles trajectories"],
+) -> Record:
+    """Records [tiles, trajectories, points, T+1, …] of tiles sharded over the mesh.
+
+    `numbers` are [tiles, points] where swept and scalars elsewhere. The grid points of a tile share
+    a trajectory's draw of the features: the draw depends on neither, so vmap leaves it alone.
+    """
+
+    def along(value: object, rest: object) -> Numbers:
+        return Numbers(*(value if name in swept else rest for name in Numbers._fields))
+
+    def one_device(numbers, seed, index):
+        def one_tile(args):
+            varying, index = args
+            inside = Numbers(*(numbers[i] if v is None else v for i, v in enumerate(varying)))
+            points = jax.vmap(
+                lambda numbers, i: trajectory(static, numbers, seed, i),
+                (along(0, None), None),
+                axis_size=tile_points,
+            )
+            return jax.vmap(points, (None, 0))(inside, index)
+
+        varying = Numbers(
+            *(v if n in swept else None for n, v in zip(Numbers._fields, numbers, strict=True))
+        )
+        return jax.lax.map(one_tile, (varying, index))
+
+    split, whole = PartitionSpec("trajectory"), PartitionSpec()
+    sharded = jax.shard_map(
+        one_device,
+        mesh=mesh,
+        in_specs=(along(split, whole), whole, split),
+        out_specs=split,
+        check_vma=False,
+    )
+    return sharded(numbers, seed, index)
+
+
+def _pairs(chunks: Iterable[plan.Chunk]) -> int:
+    """Trajectories in chunks, over all their grid points."""
+    return sum(chunk.shape[0] * chunk.shape[1] for chunk in chunks)
+
+
+def _summary(chunk: plan.Chunk, record: Record) -> dict:
+    """A line of metrics.jsonl: which part this was, and its mean accuracy by generation."""
+    return {
+        "group": chunk.group,
+        "points": [chunk.points.start, chunk.points.stop],
+        "trajectories": [chunk.trajectories.start, chunk.trajectories.stop],
+        "accuracy": [round(float(a), 6) for a in np.nanmean(record.accuracy, axis=(0, 1))],
+        "not_fine": int((record.status > 0).sum()),
+    }

@@ -1,0 +1,223 @@
+"""Specs: frozen dataclasses that own the truth about a run, and the errors they raise.
+
+A spec travels dataclass -> ConfigDict -> flags -> the dataclass again, rebuilt and validated from
+the final values; ml_collections only parses. `config_field` gives every field its meaning, unit
+and range, from which the checks, the `--help` text and the labels of results are made.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import config_dict
+
+
+class Kind(NamedTuple):
+    """One interchangeable part (a verifier, a generator, a learner, …).
+
+    Fields: `call` does the work; `reads` names the spec fields that it needs (a field that no
+    chosen kind reads must not be set); `doc` is a line for `--help`.
+    """
+
+    call: Callable
+    reads: tuple[str, ...]
+    doc: str
+
+
+class SpecError(ValueError):
+    """A spec that cannot run: names the config path, the value, the rule and the choices."""
+
+    def __init__(self, path: str, value: Any, rule: str, choices: Iterable[str] = ()):
+        self.path = path
+        choices = ", ".join(choices)
+        super().__init__(
+            f"config.{path} = {value!r}: {rule}" + (f"; choices: {choices}" if choices else "")
+        )
+
+
+def config_field(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "1",
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_open: bool = False,
+    kinds: Mapping[str, Kind] | None = None,
+    axis: bool = True,
+) -> Any:
+    """A dataclass field with its meaning: unit, closed range (`low_open`: low excluded), kinds.
+
+    `axis`: whether `sweep` may vary it.
+    """
+    if isinstance(default, dict):
+        return dataclasses.field(
+            default_factory=default.copy, metadata={"doc": doc, "kinds": None, "axis": False}
+        )
+    metadata = {
+        "doc": doc,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "low_open": low_open,
+        "kinds": kinds,
+        "axis": axis,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def fields_of(spec: Any) -> dict[str, dataclasses.Field]:
+    """Name -> field, in declaration order, which is also the order of a result's axes."""
+    return {field.name: field for field in dataclasses.fields(spec)}
+
+
+def rule_of(field: dataclasses.Field) -> str:
+    """The rule that a value of this field obeys, in words."""
+    meta = field.metadata
+    if meta["kinds"] is not None:
+        return "must be a known kind"
+    if field.type is bool:
+        return "must be True or False"
+    word = "an integer" if field.type is int else "a finite number"
+    low = ("> " if meta["low_open"] else ">= ") + f"{meta['low']:g}"
+    bounds = [low] * math.isfinite(meta["low"])
+    bounds += [f"<= {meta['high']:g}"] * math.isfinite(meta["high"])
+    return " ".join(["must be", word, " and ".join(bounds)]).strip()
+
+
+def check_value(field: dataclasses.Field, path: str, value: Any) -> Any:
+    """The value as plain Python, or SpecError."""
+    meta = field.metadata
+    if meta["kinds"] is not None:
+        if not isinstance(value, str) or value not in meta["kinds"]:
+            raise SpecError(path, value, rule_of(field), meta["kinds"])
+        return value
+    if field.type is bool:
+        if not isinstance(value, bool):
+            raise SpecError(path, value, rule_of(field))
+        return value
+    wanted = numbers.Integral if field.type is int else numbers.Real
+    ok = isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)
+    ok = ok and meta["low"] <= value <= meta["high"]
+    if not ok or (meta["low_open"] and value == meta["low"]):
+        raise SpecError(path, value, rule_of(field))
+    return field.type(value)
+
+
+def check_values(spec: Any) -> None:
+    """Check every field and axis of a spec with a `sweep` and normalise them in place.
+
+    Axes come out in field order as tuples of plain values. Called by `__post_init__`.
+    """
+    fields = fields_of(spec)
+    for name, field in fields.items():
+        if name != "sweep":
+            object.__setattr__(spec, name, check_value(field, name, getattr(spec, name)))
+    if not isinstance(spec.sweep, Mapping):
+        raise SpecError("sweep", spec.sweep, "must map a field's name to a tuple of values")
+    axes = [name for name, field in fields.items() if field.metadata["axis"]]
+    sweep = {name: values for name, values in spec.sweep.items() if values is not None}
+    for name, values in sweep.items():
+        path = f"sweep.{name}"
+        if name not in axes:
+            raise SpecError(path, values, "is no field that can be swept", axes)
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise SpecError(path, values, "must be a tuple of values")
+        values = tuple(check_value(fields[name], path, value) for value in values)
+        if not values:
+            raise SpecError(path, values, "an axis needs at least one value")
+        if len(set(values)) < len(values):
+            raise SpecError(path, values, "the values of an axis must differ")
+        sweep[name] = values
+    object.__setattr__(spec, "sweep", {name: sweep[name] for name in axes if name in sweep})
+
+
+def check_reads(spec: Any, reads: Callable[[Mapping[str, Any]], set[str]], explicit=()) -> None:
+    """Refuse a field that is swept, set in `explicit` or off its default, and read by nothing.
+
+    `reads` gives the fields that one combination of kinds reads; in a sweep over kinds it is
+    enough that some combination reads the field.
+    """
+    fields = fields_of(spec)
+    read: set[str] = set()
+    for combination in combinations(spec, [n for n in fields if fields[n].metadata["kinds"]]):
+        read |= reads(combination)
+    for name, field in fields.items():
+        if name in read or name == "sweep":
+            continue
+        swept = name in spec.sweep
+        if swept or name in explicit or getattr(spec, name) != field.default:
+            kinds = ", ".join(
+                f"{other}={'|'.join(spec.sweep.get(other, (getattr(spec, other),)))}"
+                for other in fields
+                if fields[other].metadata["kinds"] and other in read
+            )
+            readers = [
+                f"{other}={kind}"
+                for other in fields
+                for kind, part in (fields[other].metadata["kinds"] or {}).items()
+                if name in part.reads
+            ]
+            path, value = (
+                (f"sweep.{name}", spec.sweep[name]) if swept else (name, getattr(spec, name))
+            )
+            raise SpecError(path, value, f"nothing reads it with {kinds}; it is read by", readers)
+
+
+def combinations(spec: Any, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Every combination of the swept values of `names`; a field that is not swept has one."""
+    names = list(names)
+    axes = [spec.sweep.get(name, (getattr(spec, name),)) for name in names]
+    for values in itertools.product(*axes):
+        yield dict(zip(names, values, strict=True))
+
+
+def to_json(spec: Any) -> str:
+    """The spec as one line of JSON, axes in canonical order."""
+    return json.dumps(dataclasses.asdict(spec))
+
+
+def from_json(cls: type, text: str) -> Any:
+    """The spec of `to_json`, validated again."""
+    return cls(**json.loads(text))
+
+
+def to_config(spec: Any) -> config_dict.ConfigDict:
+    """A ConfigDict to override by flags; every field that can be swept has a place for its axis."""
+    values = {name: getattr(spec, name) for name in fields_of(spec) if name != "sweep"}
+    config = config_dict.ConfigDict(values)
+    config.sweep = config_dict.ConfigDict()
+    for name, field in fields_of(spec).items():
+        if field.metadata["axis"]:
+            config.sweep[name] = config_dict.placeholder(tuple)
+            config.sweep[name] = spec.sweep.get(name)
+    return config
+
+
+def from_config(cls: type, config: config_dict.ConfigDict) -> Any:
+    """The spec rebuilt from a ConfigDict after overrides, and validated."""
+    values = config.to_dict()
+    values["sweep"] = {k: v for k, v in values["sweep"].items() if v is not None}
+    return cls(**values)
+
+
+def describe(cls: type) -> str:
+    """One line per field for `--help`: name, default, unit and range or choices, meaning."""
+    lines = []
+    for name, field in fields_of(cls).items():
+        meta = field.metadata
+        if meta["kinds"] is not None:
+            rule = "one of " + ", ".join(meta["kinds"])
+        elif name == "sweep":
+            lines.append(f"  sweep.FIELD=(a,b,…): {meta['doc']}")
+            continue
+        else:
+            rule = rule_of(field).removeprefix("must be ")
+            rule += "" if meta["unit"] == "1" else f", in {meta['unit']}"
+        sweep = "" if meta["axis"] else "; cannot be swept"
+        lines.append(f"  {name}={field.default}: {meta['doc']} ({rule}{sweep})")
+    return "\n".join(lines)

@@ -1,0 +1,614 @@
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import synthjax
+from synthjax.io import checkpoint
+from synthjax.io.checkpoint import MANIFEST, CheckpointError, Checkpoints
+
+ROOT = Path(synthjax.__file__).parents[1]
+
+
+def state(step: int) -> dict:
+    """What step number `step` holds, a function of the number alone."""
+    rng = np.random.default_rng(step)
+    return {
+        "weights": rng.standard_normal((40, 7)).astype(np.float32),
+        "counts": rng.integers(0, 2**40, 5),
+        "nested": {"half": jnp.asarray(rng.standard_normal(3), jnp.bfloat16), "done": True},
+        "key": jax.random.key(step),
+        "keys": jax.random.split(jax.random.key(step, impl="rbg"), 3),
+    }
+
+
+def raw(leaf) -> tuple:
+    if isinstance(leaf, str):
+        return (leaf,)
+    if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return (str(jax.random.key_impl(leaf)), np.asarray(jax.random.key_data(leaf)).tobytes())
+    leaf = np.asarray(leaf)
+    return (str(leaf.dtype), leaf.shape, leaf.tobytes())
+
+
+def same(a, b) -> bool:
+    """Bitwise equal, dtypes and shapes included."""
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        raw(x) == raw(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+@contextmanager
+def within(seconds: float):
+    """Fails where the body would hang."""
+
+    def late(*_):
+        pytest.fail(f"still busy after {seconds} s")  # no Exception, so nothing swallows it
+
+    previous = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def python(script: str, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with steps 1 and 2, to copy from."""
+    folder = tmp_path_factory.mktemp("saved")
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step))
+    return folder
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """Checkpoints of steps 1 and 2, to damage."""
+    shutil.copytree(saved, tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        yield checkpoints
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def assert_bad(checkpoints: Checkpoints, *words: str):
+    """Step 2 is refused, in one line that names the culprit, and step 1 stands in for it."""
+    with within(20):
+        with pytest.raises(CheckpointError) as refusal:
+            checkpoints.restore(2)
+        for ask, answer in ((checkpoints.steps, [1]), (checkpoints.latest, 1)):
+            with pytest.warns(UserWarning) as warned:
+                assert ask() == answer
+            (warning,) = warned
+            assert str(warning.message) == str(refusal.value)
+    message = str(refusal.value)
+    assert str(checkpoints.directory / "2") in message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+# Round trips
+
+
+def test_a_tree_comes_back_bit_for_bit(tmp_path):
+    tree = state(3) | {
+        "text": "spectrum",
+        "pair": (np.float64(0.1), [jnp.arange(3)]),
+        "raw_key": jax.random.key_data(jax.random.key(1)),
+        "nothing": None,
+    }
+    with Checkpoints(tmp_path / "deep" / "run") as checkpoints:
+        checkpoints.save(0, tree)
+        back = checkpoints.restore(0)
+    tree["pair"] = list(tree["pair"])  # Orbax knows no tuples
+    assert same(back, tree)
+    assert isinstance(back["weights"], np.ndarray)
+    assert isinstance(back["nested"]["half"], np.ndarray)
+    assert isinstance(back["raw_key"], np.ndarray)
+    assert files(tmp_path / "deep" / "run" / "0") == sorted(
+        [MANIFEST, *json.loads((tmp_path / "deep" / "run" / "0" / MANIFEST).read_text())["files"]]
+    )
+
+
+class Pair(NamedTuple):
+    weights: jax.Array
+    key: jax.Array
+
+
+def test_a_target_gives_the_tree_its_structure(tmp_path):
+    tree = Pair(jnp.arange(6.0).reshape(2, 3), jax.random.split(jax.random.key(4), 2))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, tree)
+        target = Pair(
+            jax.ShapeDtypeStruct((2, 3), jnp.float32), jax.ShapeDtypeStruct((2,), tree.key.dtype)
+        )
+        back = checkpoints.restore(0, target)
+        assert isinstance(back, Pair)
+        assert isinstance(back.weights, np.ndarray)
+        assert same(back, tree)
+        wrong = (
+            (target._replace(weights=jax.ShapeDtypeStruct((2, 4), jnp.float32)), ".weights"),
+            (target._replace(weights=jax.ShapeDtypeStruct((2, 3), jnp.int32)), "float32[2, 3]"),
+            (target._replace(key=jax.ShapeDtypeStruct((3,), tree.key.dtype)), ".key"),
+            (
+                target._replace(
+                    key=jax.ShapeDtypeStruct((2,), jax.random.key(0, impl="rbg").dtype)
+                ),
+                "rbg",
+            ),
+            ({"weights": target.weights}, "key"),
+        )
+        for bad, word in wrong:
+            with pytest.raises(CheckpointError) as refusal:
+                checkpoints.restore(0, bad)
+            assert word in str(refusal.value)
+            assert "another spec" in str(refusal.value)
+            assert "\n" not in str(refusal.value)
+
+
+def test_what_is_saved_is_what_was_there_when_save_was_called(tmp_path):
+    ours = np.zeros(2_000_000)
+    theirs = jnp.zeros(2_000_000)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, {"ours": ours, "theirs": theirs})
+        ours += 1
+        jax.jit(lambda x: x + 1, donate_argnums=0)(theirs).block_until_ready()
+        back = checkpoints.restore(0)
+    assert not back["ours"].any()
+    assert not back["theirs"].any()
+
+
+RESHARD = """
+import sys, jax, numpy as np
+devices = int(sys.argv[2])
+jax.config.update("jax_num_cpu_devices", devices)
+from jax.sharding import NamedSharding, PartitionSpec
+from synthjax.io.checkpoint import Checkpoints
+assert jax.device_count() == devices
+mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+values = np.arange(24.0, dtype=np.float32).reshape(12, 2)
+tree = {"w": jax.device_put(values, split), "key": jax.device_put(jax.random.key(5), whole)}
+with Checkpoints(sys.argv[1]) as checkpoints:
+    if devices == 4:
+        checkpoints.save(0, tree)
+    else:
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+        for back in (checkpoints.restore(0, target), checkpoints.restore(0)):
+            assert (np.asarray(back["w"]) == values).all()
+            data = [jax.random.key_data(t["key"]).tolist() for t in (back, tree)]
+            assert data[0] == data[1], data
+            if isinstance(back["w"], jax.Array):
+                assert back["w"].sharding == split
+                assert [s.data.shape for s in back["w"].addressable_shards] == [(6, 2)] * 2
+                print("resharded")
+"""
+
+
+def test_restore_onto_other_devices(tmp_path):
+    for devices in (4, 2):
+        done = python(RESHARD, tmp_path, devices)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "resharded\n"
+    assert done.stderr == ""
+
+
+def test_saving_a_megabyte_blocks_little(tmp_path):
+    rng = np.random.default_rng(0)
+    tree = {str(i): rng.standard_normal((80, 100)).astype(np.float32) for i in range(32)}
+    blocked = []
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(5):
+            start = time.perf_counter()
+            checkpoints.save(step, tree)
+            blocked.append(time.perf_counter() - start)
+            checkpoints.wait()
+    assert min(blocked) < 0.1  # 0.02 s on two cores
+
+
+# What counts as a step
+
+
+def test_steps_are_numbers_and_nothing_else(run):
+    for name in ("notes", "07", "-1", "3.orbax-checkpoint-tmp", "٣"):
+        (run.directory / name).mkdir()
+    (run.directory / "readme.txt").write_text("12")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run.steps() == [1, 2]
+        assert run.latest() == 2
+
+
+def test_no_steps(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == []
+        assert checkpoints.latest() is None
+        with pytest.raises(CheckpointError, match="7"):
+            checkpoints.restore(7)
+
+
+def test_steps_are_ordered_by_number(tmp_path, saved):
+    for step in (2, 10, 9):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(step, {"a": np.ones(1)})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2, 9, 10]
+        assert checkpoints.latest() == 10
+
+
+def test_latest_reads_no_older_step(run):
+    (run.directory / "1" / MANIFEST).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run.latest() == 2
+
+
+def test_a_step_is_sealed_without_being_asked_for(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "1" / MANIFEST).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_the_manifest_comes_last_and_stays(tmp_path, monkeypatch):
+    """A power cut keeps what was synced, in that order: all files, then the manifest."""
+    events = []
+    fsync, rename = os.fsync, Path.rename
+
+    def spy_fsync(descriptor):
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def spy_rename(path, target):
+        events.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "rename", spy_rename)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+    step = tmp_path / "1"
+    data = {str(step / name) for name in files(step)} - {str(step / MANIFEST)}
+    folders = {str(p) for p in (tmp_path, step, *step.rglob("*")) if p.is_dir()}
+    cut = events.index("rename")
+    assert set(events[:cut]) >= data | folders
+    assert events[cut - 1 :] == [f"{step / MANIFEST}.tmp", "rename", str(step)]
+
+
+def test_a_whole_step_is_not_overwritten_but_may_be_deleted(run):
+    with pytest.raises(CheckpointError, match="already saved"):
+        run.save(2, state(5))
+    assert same(run.restore(2), state(2))
+    run.delete(2)
+    assert run.steps() == [1]
+    run.save(2, state(5))
+    assert same(run.restore(2), state(5))
+
+
+def test_a_bad_step_may_be_saved_again(run):
+    (run.directory / "2" / MANIFEST).unlink()
+    (run.directory / "3.orbax-checkpoint-tmp").mkdir()  # a save cut short
+    (run.directory / "3.orbax-checkpoint-tmp" / "rest").write_text("of a crash")
+    (run.directory / "4").symlink_to(run.directory / "1")
+    for step in (2, 3, 4):
+        run.save(step, state(step + 10))
+    assert run.steps() == [1, 2, 3, 4]
+    for step in (2, 3, 4):
+        assert same(run.restore(step), state(step + 10))
+    assert same(run.restore(1), state(1))
+    assert sorted(os.listdir(run.directory)) == ["1", "2", "3", "4"]
+
+
+# Damage
+
+
+def damage(folder: Path):
+    """Every file of a step, one at a time; each is mended before the next."""
+    for name in files(folder):
+        content = (folder / name).read_bytes()
+        yield name, folder / name, content
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def test_a_flipped_bit_in_any_file_is_found(run):
+    rng = random.Random(0)
+    seen = 0
+    for name, path, content in damage(run.directory / "2"):
+        for bit in rng.sample(range(8 * len(content)), 4):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << (bit % 8)
+            path.write_bytes(flipped)
+            assert_bad(run, repr(name))
+            seen += 1
+    assert seen >= 4 * 10
+    assert run.steps() == [1, 2]
+
+
+def test_every_bit_of_the_manifest_counts(run):
+    path = run.directory / "2" / MANIFEST
+    content = path.read_bytes()
+    for bit in range(0, 8 * len(content), 7):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=MANIFEST):
+            run.restore(2)
+
+
+def test_a_truncated_file_is_found(run):
+    for name, path, content in damage(run.directory / "2"):
+        for keep in (0, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:keep])
+            assert_bad(run, repr(name), "truncated")
+
+
+def test_a_longer_file_is_found(run):
+    for name, path, content in damage(run.directory / "2"):
+        path.write_bytes(content + b"\n")
+        assert_bad(run, repr(name))
+        os.truncate(path, 2**40)  # a sparse terabyte, which to hash would take an hour
+        assert_bad(run, repr(name))
+
+
+def test_a_missing_file_is_found(run):
+    for name, path, _ in damage(run.directory / "2"):
+        path.unlink()
+        assert_bad(run, repr(name), "missing")
+
+
+# Hostile folders
+
+
+def test_a_foreign_file_makes_a_step_bad(run):
+    (run.directory / "2" / "d" / "extra").write_bytes(b"")
+    assert_bad(run, "'d/extra'")
+
+
+def test_no_link_is_followed(run):
+    step = run.directory / "2"
+    outside = run.directory.parent / "outside"
+    shutil.copytree(step, outside)
+    for name in files(step):  # a link to the very same bytes
+        path = step / name
+        path.unlink()
+        path.symlink_to(outside / name)
+        assert_bad(run, repr(name), "not a plain file")
+        path.unlink()
+        shutil.copy(outside / name, path)
+    for target in (outside, outside / "nowhere", Path("/dev/zero")):
+        (step / "extra").symlink_to(target)
+        assert_bad(run, "'extra'", "not a plain file")
+        (step / "extra").unlink()
+    shutil.rmtree(step / "d")
+    (step / "d").symlink_to(outside / "d")
+    assert_bad(run, "'d'", "not a plain file")
+    shutil.rmtree(step)
+    step.symlink_to(outside)
+    assert_bad(run, "not a folder")
+
+
+def test_a_fifo_does_not_hang(run):
+    step = run.directory / "2"
+    os.mkfifo(step / "extra")
+    assert_bad(run, "'extra'", "not a plain file")
+    (step / "extra").unlink()
+    for name, path, _ in damage(step):
+        path.unlink()
+        os.mkfifo(path)
+        assert_bad(run, repr(name), "not a plain file")
+    shutil.rmtree(step)
+    os.mkfifo(step)
+    assert_bad(run, "not a folder")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b"7" * 10_000,
+        b"[" * 1_000_000,
+        b'{"files": ' * 100_000,
+        b'{"files": null}',
+        b'{"files": {"a": []}}',
+        b'{"files": {"a": {"bytes": 1e999, "sha256": ""}}}',
+        b'{"files": {"a": {"bytes": NaN, "sha256": ""}}}',
+        b'{"files": {}, "step": 2}',
+        b'{"files": {}, "sha256": "", "step": 2}',
+    ],
+)
+def test_a_manifest_may_hold_anything(run, content):
+    (run.directory / "2" / MANIFEST).write_bytes(content)
+    assert_bad(run, repr(MANIFEST))
+
+
+def test_a_huge_manifest_is_not_read(run):
+    os.truncate(run.directory / "2" / MANIFEST, 2**40)  # a sparse terabyte
+    assert_bad(run, repr(MANIFEST), "limit")
+
+
+@pytest.mark.parametrize("name", ["../1/_METADATA", "d/../../../fifo", "/etc/passwd", ".."])
+def test_a_manifest_cannot_point_outside(run, name):
+    os.mkfifo(run.directory.parent / "fifo")  # to read it would hang
+    step = run.directory / "2"
+    listed = checkpoint._read_manifest(step, 2)
+    (step / MANIFEST).write_bytes(checkpoint._manifest(2, listed | {name: (1, "0" * 64)}))
+    assert_bad(run, repr(MANIFEST), repr(name), "outside")
+
+
+def test_a_step_is_not_taken_for_another(run):
+    shutil.rmtree(run.directory / "2")
+    shutil.copytree(run.directory / "1", run.directory / "2")
+    assert_bad(run, repr(MANIFEST), "another step")
+
+
+# Disks that refuse
+
+
+FULL = """
+import resource, sys, warnings
+import absl.logging
+import numpy as np
+from synthjax.io.checkpoint import CheckpointError, Checkpoints
+
+absl.logging.set_verbosity(absl.logging.INFO)
+warnings.simplefilter("error")
+big = lambda s: {"a": np.random.default_rng(s).standard_normal(50_000)}
+small = lambda s: {"a": np.full(2, s)}
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def refused(step, call, *arguments):
+    try:
+        call(*arguments)
+    except CheckpointError as error:
+        text = str(error)
+        assert f"{checkpoints.directory}/{step}:" in text, text
+        assert "File too large" in text, text
+        assert "\\n" not in text, text
+    else:
+        raise AssertionError(f"{call} went well")
+
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, big(1))
+    checkpoints.wait()
+    # Orbax's data do not fit; its folder does not; only the manifest does not.
+    for size, tree in ((100_000, big), (20, small), (900, small)):
+        limit(size)
+        try:
+            checkpoints.save(2, tree(2))
+        except CheckpointError:
+            assert size == 20
+            refused(2, checkpoints.save, 2, tree(2))
+        else:
+            refused(2, checkpoints.save, 3, tree(3))
+            checkpoints.save(2, tree(2))
+            refused(2, checkpoints.wait)
+        checkpoints.wait()  # told once
+        limit(resource.RLIM_INFINITY)
+        assert checkpoints.steps() == [1], checkpoints.steps()
+        assert (checkpoints.restore(1)["a"] == big(1)["a"]).all()
+    checkpoints.save(2, big(2))
+    assert checkpoints.steps() == [1, 2]
+    assert (checkpoints.restore(2)["a"] == big(2)["a"]).all()
+print("done")
+"""
+
+
+def test_a_full_disk_is_told_before_the_next_save_and_loses_nothing(tmp_path):
+    done = python(FULL, tmp_path)
+    assert done.stderr == ""
+    assert done.stdout == "done\n"
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+def test_leaving_tells_of_a_failed_save(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_seal", full)
+    with (
+        pytest.raises(CheckpointError, match="No space left on device"),
+        Checkpoints(tmp_path) as checkpoints,
+    ):
+        checkpoints.save(1, state(1))
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_orbax_refuses_is_told_at_once(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(5):
+            with pytest.raises(CheckpointError, match="zero size"):
+                checkpoints.save(step, {"a": np.zeros((0, 3))})
+            checkpoints.save(step, {"a": np.ones(3)})  # at once, though Orbax has threads
+        assert checkpoints.steps() == [0, 1, 2, 3, 4]
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    existing = "/proc/self"
+    for path in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run", "/sys/run", existing):
+        with pytest.raises(CheckpointError) as refusal:
+            Checkpoints(path)
+        assert str(refusal.value).startswith(f"{path}: cannot hold checkpoints: ")
+        assert "\n" not in str(refusal.value)
+
+
+# Crashes
+
+
+LOOP = """
+import sys
+sys.path.insert(0, "tests/io")
+from test_checkpoint import Checkpoints, same, state
+
+with Checkpoints(sys.argv[1]) as checkpoints:
+    start = checkpoints.latest()
+    start = -1 if start is None else start
+    assert start < 0 or same(checkpoints.restore(start), state(start))
+    state(0)  # compiled before the clock starts
+    print("from", start, flush=True)
+    for step in range(start + 1, 10_000):
+        checkpoints.save(step, state(step))
+        print("sealed", step - 1, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path):
+    """No step said to be sealed is ever lost, and none that counts is wrong."""
+    rng = random.Random(3)
+    folder = tmp_path / "run"
+    sealed, total = -1, 0
+    for _ in range(8):
+        child = subprocess.Popen(
+            [sys.executable, "-c", LOOP, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        lines = [child.stdout.readline() for _ in range(1 + rng.randrange(5))]
+        time.sleep(rng.uniform(0, 0.1))  # somewhere in the two or three saves that follow
+        child.kill()
+        lines += child.stdout.readlines()
+        assert child.wait() == -signal.SIGKILL
+        told = [int(line.split()[1]) for line in lines if line.endswith("\n")]
+        assert told[0] >= sealed  # where it went on from
+        sealed = told[-1]
+        with Checkpoints(folder) as checkpoints, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the step that the kill left unsealed
+            steps = checkpoints.steps()
+            assert steps in (list(range(sealed + 1)), list(range(sealed + 2)))
+            for step in steps[total:]:
+                assert same(checkpoints.restore(step), state(step))
+            total = len(steps)
+    assert total >= 8
