@@ -65,6 +65,29 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     return results
 
 
+def estimate(spec: Spec) -> str:
+    """In words, before anything runs: how many trajectories, in how many chunks, how much memory.
+
+    Raises SpecError where the memory budget is too small for a single trajectory.
+    """
+    devices = jax.local_devices()
+    platform = devices[0].platform
+    groups, chunks, tiles = plan.layout(
+        spec, plan.chunk_work(platform, len(devices)), platform, len(devices)
+    )
+    held = max(
+        plan.bytes_of(group.static, group.swept, tile)
+        for group, tile in zip(groups, tiles, strict=True)
+    )
+    kept = sum(leaf.nbytes for leaf in dataset.empty(spec) if leaf is not None)
+    return (
+        f"{_pairs(chunks):,} trajectories of {spec.generations} generations in {len(chunks)} chunks "
+        f"and {len(groups)} programs on {len(devices)} x {devices[0].device_kind}; "
+        f"about {held * len(devices) / 2**30:.2g} GiB at one time (memory_gb={spec.memory_gb:g}), "
+        f"{kept / 2**30:.2g} GiB of results"
+    )
+
+
 class _Sweep:
     """A sweep under way: its chunks, those that are still to do, and the records so far."""
 

@@ -32,11 +32,9 @@ class SpecError(ValueError):
     """A spec that cannot run: names the config path, the value, the rule and the choices."""
 
     def __init__(self, path: str, value: Any, rule: str, choices: Iterable[str] = ()):
-        self.path = path
-        choices = ", ".join(choices)
-        super().__init__(
-            f"config.{path} = {value!r}: {rule}" + (f"; choices: {choices}" if choices else "")
-        )
+        self.path, self.value, self.rule, self.choices = path, value, rule, tuple(choices)
+        listed = f"; choices: {', '.join(self.choices)}" if self.choices else ""
+        super().__init__(f"config.{path} = {value!r}: {rule}{listed}")
 
 
 def config_field(

@@ -94,9 +94,7 @@ def test_the_logistic_minimiser_is_the_one_scipy_finds(l2, mean):
         value = q @ np.logaddexp(0, -z) + l2 / 2 * w @ w
         return value, l2 * w - x @ (q * expit(-z))
 
-    exact = minimize(
-        objective, np.zeros(3), jac=True, method="BFGS", options=dict(gtol=1e-11)
-    )
+    exact = minimize(objective, np.zeros(3), jac=True, method="BFGS", options=dict(gtol=1e-11))
     w = minimiser(points, weights, "logistic", l2)
     np.testing.assert_allclose(w, exact.x, atol=2e-4 * np.linalg.norm(exact.x))
 

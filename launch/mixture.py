@@ -1,0 +1,52 @@
+"""Gaussian-mixture self-training: run a spec or a sweep, save it, draw it.
+
+    python -m launch.mixture --config=configs/mixture.py:VARIANT --workdir=DIR \
+        [--config.FIELD=VALUE] [--config.sweep.FIELD='(a,b,…)']
+
+VARIANT: base, quickstart, phase_diagram (configs/mixture.py says what each does). DIR gets
+results.nc, figures/, metrics.jsonl, checkpoints/ and spec.json. The same command in the same DIR
+goes on where it was.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from synthjax import mixture
+from synthjax.io.checkpoint import CheckpointError
+from synthjax.io.stop import GracefulStop
+from synthjax.io.workdir import WorkdirError
+from synthjax.plot import figures, table
+from synthjax.protocol.flags import define_config, fail, launch, specs
+
+_CONFIG = define_config(mixture.Spec)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+
+
+def main() -> None:
+    """Run every spec of the config, each in its own folder where there are several."""
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        fail("needs --config=configs/mixture.py:VARIANT and --workdir=DIR (--help says more)")
+    console = Console()
+    with GracefulStop() as stop:
+        for name, spec in specs(_CONFIG, mixture.Spec).items():
+            workdir = Path(_WORKDIR.value) / name
+            console.print(f"{name or 'run'}: {mixture.estimate(spec)}", highlight=False)
+            try:
+                if stop.requested:
+                    raise mixture.Stopped("nothing of this part is begun")
+                results = mixture.run(spec, workdir)
+            except mixture.Stopped as stopped:
+                again = shlex.join(["python", "-m", "launch.mixture", *sys.argv[1:]])
+                console.print(f"Stopped: {stopped}. To go on:\n  {again}", soft_wrap=True)
+                return
+            figure = figures.save(results, workdir / "figures")
+            console.print(table.summary(results))
+            console.print(f"results: {workdir / 'results.nc'}\nfigure:  {figure}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    launch(main, mixture.Spec, (WorkdirError, CheckpointError))

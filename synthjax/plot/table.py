@@ -1,0 +1,47 @@
+"""A small table of what a sweep found."""
+
+import json
+
+import numpy as np
+import rich.table
+import xarray as xr
+
+MOST_ROWS = 12
+
+
+def summary(results: xr.Dataset) -> rich.table.Table:
+    """Accuracy before and after, its theory, and p against p*, a row per grid point.
+
+    Of a large grid, the points of lowest and of highest accuracy.
+    """
+    axes = list(json.loads(results.attrs["spec"])["sweep"])
+    generations = results.sizes["generation"] - 1
+    grid = results.stack(point=axes) if axes else results.expand_dims("point")
+    mean = grid.accuracy.mean("trajectory")
+    last = mean.isel(generation=-1)
+    error = grid.accuracy.isel(generation=-1).std("trajectory") / np.sqrt(grid.sizes["trajectory"])
+    points = np.arange(grid.sizes["point"])
+    title = None
+    if len(points) > MOST_ROWS:
+        title = f"lowest and highest of {len(points)} grid points"
+        order = np.argsort(last.values, kind="stable")
+        points = np.r_[order[: MOST_ROWS // 2], order[-MOST_ROWS // 2 :]]
+    table = rich.table.Table(title=title, title_justify="left", box=None, pad_edge=False)
+    theory = f"theory({generations})"
+    for name in (*axes, "accuracy(0)", f"accuracy({generations})", theory, "p", "p*", "not fine"):
+        table.add_column(name, justify="right")
+    for i in points:
+        one = grid.isel(point=i)
+        first = one.isel(generation=min(1, generations)).mean("trajectory", skipna=True)
+        row = [_short(one[name].item()) for name in axes]
+        row += [f"{mean.isel(point=i, generation=0):.4f}"]
+        row += [f"{last.isel(point=i):.4f} ± {error.isel(point=i):.4f}"]
+        row += [f"{one.population_accuracy.isel(generation=-1):.4f}"]
+        row += [f"{first.p_hat:.3f}", f"{first.p_star_hat:.3f}"]
+        row += [str(int((one.status > 0).any("generation").sum()))]
+        table.add_row(*row)
+    return table
+
+
+def _short(value) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

@@ -1,0 +1,100 @@
+"""How a launcher turns its command line into specs, and what it says where that fails.
+
+ml_collections parses `--config=FILE:VARIANT` and `--config.field=value`; its answers to a wrong
+line are tracebacks, which become one-line errors here.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import app, flags
+from ml_collections import config_dict, config_flags
+
+from synthjax.protocol.spec import SpecError, check_value, describe, fields_of, from_config
+
+_OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
+
+
+def fail(message: object) -> NoReturn:
+    """Say why in one line on standard error and exit with 2."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def launch(main: Callable[[], None], cls: type, errors: tuple[type[Exception], ...]) -> None:
+    """Parse the command line and run `main`; wrong flags, SpecError and `errors` take one line."""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except Exception as error:  # whatever a config file or ml_collections may raise
+            fail(_explain(error, argv, cls))
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            fail(f"unexpected argument {argv[1]!r}: fields are set with --config.field=value")
+        try:
+            main()
+        except (SpecError, *errors) as error:
+            fail(error)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def define_config(cls: type) -> flags.FlagHolder[config_dict.ConfigDict]:
+    """The flag --config, whose help describes every field of the spec."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "FILE.py:VARIANT, the settings to start from. Then --config.FIELD=VALUE sets a field "
+        "and --config.sweep.FIELD='(a,b,…)' sweeps it.\n" + describe(cls),
+    )
+
+
+def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str, Any]:
+    """The specs that the flag asks for: name -> spec; the name is empty where there is one alone.
+
+    A config holds either the fields of a spec or several named specs.
+    """
+    config = flag.value
+    explicit = set(config_flags.get_override_values(flags.FLAGS[flag.name]))
+    if "sweep" in config:
+        return {"": _one(cls, config, "", explicit)}
+    return {name: _one(cls, config[name], name + ".", explicit) for name in config}
+
+
+def _one(cls: type, config: config_dict.ConfigDict, prefix: str, explicit: set[str]) -> Any:
+    try:
+        spec = from_config(cls, config)
+        given = {path.removeprefix(prefix) for path in explicit if path.startswith(prefix)}
+        spec.check_explicit(given)
+        return spec
+    except SpecError as error:
+        raise SpecError(prefix + error.path, error.value, error.rule, error.choices) from None
+
+
+def _explain(error: Exception, argv: list[str], cls: type) -> object:
+    """What is wrong with the command line, given what ml_collections or absl raised."""
+    fields = fields_of(cls)
+    axes = [name for name, field in fields.items() if field.metadata["axis"]]
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return error
+    for argument in argv:
+        match = _OVERRIDE.match(argument)
+        if match is None:
+            continue
+        path, value = match.groups()
+        *parents, name = path.split(".")
+        swept = parents[-1:] == ["sweep"]
+        if name not in (axes if swept else fields):
+            rule = "cannot be swept" if swept and name in fields else "is no field"
+            return SpecError(path, value, rule, axes if swept else fields)
+        if not swept and name != "sweep" and isinstance(error, flags.IllegalFlagValueError):
+            try:
+                check_value(fields[name], path, value)
+            except SpecError as explained:
+                return explained
+    # A config file's own error comes wrapped in a traceback: its last line says what is wrong.
+    return str(error).strip().rsplit("\n", 1)[-1]
