@@ -52,7 +52,7 @@ def angles() -> Spec:
 VARIANTS = {
     "base": Spec,
     "quickstart": lambda: {
-        "breakdown": breakdown(n=2000, d=50, trajectories=20, steps=33),
+        "breakdown": breakdown(n=4000, d=50, trajectories=20, steps=33),
         "angles": angles(),
     },
     "phase_diagram": lambda: breakdown(n=4000, d=100, trajectories=50, steps=41),

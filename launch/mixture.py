@@ -1,7 +1,6 @@
 """Gaussian-mixture self-training: run a spec or a sweep, save it, draw it.
 
-    python -m launch.mixture --config=configs/mixture.py:VARIANT --workdir=DIR \
-        [--config.FIELD=VALUE] [--config.sweep.FIELD='(a,b,…)']
+    python -m launch.mixture --config=configs/mixture.py:VARIANT --workdir=DIR
 
 VARIANT: base, quickstart, phase_diagram (configs/mixture.py says what each does). DIR gets
 results.nc, figures/, metrics.jsonl, checkpoints/ and spec.json. The same command in the same DIR
@@ -20,9 +19,11 @@ from synthjax.io.checkpoint import CheckpointError
 from synthjax.io.stop import GracefulStop
 from synthjax.io.workdir import WorkdirError
 from synthjax.plot import figures, table
+from synthjax.protocol import flags as config_flags
 from synthjax.protocol.flags import define_config, fail, launch, specs
 
 _CONFIG = define_config(mixture.Spec)
+flags.adopt_module_key_flags(config_flags)  # so that --help describes --config
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
 
 
@@ -31,10 +32,12 @@ def main() -> None:
     if _CONFIG.value is None or _WORKDIR.value is None:
         fail("needs --config=configs/mixture.py:VARIANT and --workdir=DIR (--help says more)")
     console = Console()
+    parts = specs(_CONFIG, mixture.Spec)
+    for name, spec in parts.items():
+        console.print(f"{name or 'run'}: {mixture.estimate(spec)}", highlight=False, soft_wrap=True)
     with GracefulStop() as stop:
-        for name, spec in specs(_CONFIG, mixture.Spec).items():
+        for name, spec in parts.items():
             workdir = Path(_WORKDIR.value) / name
-            console.print(f"{name or 'run'}: {mixture.estimate(spec)}", highlight=False)
             try:
                 if stop.requested:
                     raise mixture.Stopped("nothing of this part is begun")

@@ -21,8 +21,8 @@ def write(dataset: xr.Dataset, path: Path) -> None:
         partial.replace(path)
     except OSError as error:
         raise WorkdirError(
-            f"{path}: could not be written ({error.strerror or error}); every generation is safe in "
-            "checkpoints/, so make room and run the same command again"
+            f"{path}: could not be written ({error.strerror or error}); every generation is "
+            "safe in checkpoints/, so make room and run the same command again"
         ) from None
 
 

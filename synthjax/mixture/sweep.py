@@ -81,8 +81,8 @@ def estimate(spec: Spec) -> str:
     )
     kept = sum(leaf.nbytes for leaf in dataset.empty(spec) if leaf is not None)
     return (
-        f"{_pairs(chunks):,} trajectories of {spec.generations} generations in {len(chunks)} chunks "
-        f"and {len(groups)} programs on {len(devices)} x {devices[0].device_kind}; "
+        f"{_pairs(chunks):,} trajectories, generations: {spec.generations}, chunks: {len(chunks)}, "
+        f"programs: {len(groups)}, on {len(devices)} x {devices[0].device_kind}; "
         f"about {held * len(devices) / 2**30:.2g} GiB at one time (memory_gb={spec.memory_gb:g}), "
         f"{kept / 2**30:.2g} GiB of results"
     )

@@ -72,7 +72,7 @@ def draw(results: xr.Dataset) -> Figure:
             axis.set_title(", ".join(_value(results, *pair) for pair in at.items()), fontsize=9)
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(_caption(results), fontsize=10)
+    figure.suptitle(_caption(results), fontsize=9)
     return figure
 
 
@@ -88,7 +88,8 @@ def _panel(axis: Axes, part: xr.Dataset, x: str | None, y: str | None, series: s
         line = last.isel({series: i}) if series else last
         label = _series_label(part, series, i) if series else "mean of the trajectories"
         _line(axis, line, along, color, label)
-    axis.plot([], [], color="0.3", ls="--", lw=1, label="n → ∞ (theory)")
+    theory = "p*, breakdown point (theory)" if x == "p" else "n → ∞ (theory)"
+    axis.plot([], [], color="0.3", ls="--", lw=1, label=theory)
     axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
     axis.set(xlabel=SYMBOLS.get(along, along), ylim=(-0.03, 1.03))
     axis.set_ylabel("accuracy" + (f" after {_times(part)}" if x else ""))
@@ -104,11 +105,12 @@ def _line(axis: Axes, line: xr.Dataset, along: str, color, label: str) -> None:
     )
     axis.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
     axis.plot(at, mean, "o-", color=color, ms=3, lw=1.2, label=label)
-    axis.plot(at, line.population_accuracy, "--", color=color, lw=1)
-    if along == "p":
+    if along == "p":  # in the limit of many examples a step from 1 to 0 at p*
         p_star = float(line.p_star.mean())
-        axis.axvline(p_star, color=color, ls=":", lw=1.4)
-        axis.text(p_star, 1.005, f" p*={p_star:.2f}", color=color, fontsize=7, ha="center")
+        axis.axvline(p_star, color=color, ls="--", lw=1.2, zorder=0)
+        axis.text(p_star, 1.04, f"{p_star:.2f}", color=color, fontsize=7, ha="center", va="bottom")
+    else:
+        axis.plot(at, line.population_accuracy, "--", color=color, lw=1)
 
 
 def _heat_map(axis: Axes, part: xr.Dataset, x: str, y: str) -> None:
@@ -158,7 +160,8 @@ def _numeric(results: xr.Dataset, name: str) -> bool:
 
 def _value(results: xr.Dataset, name: str, i: int) -> str:
     value = results[name].values[i]
-    return f"{SYMBOLS.get(name, name).split(',')[0]} = {value if isinstance(value, str) else f'{value:.4g}'}"
+    value = value if isinstance(value, str) else f"{value:.4g}"
+    return f"{SYMBOLS.get(name, name).split(',')[0]} = {value}"
 
 
 def _series_label(part: xr.Dataset, series: str, i: int) -> str:
@@ -178,4 +181,4 @@ def _caption(results: xr.Dataset) -> str:
     spec = _spec(results)
     names = ("features", "generator", "verifier", "learner", "n", "d", "l2", "trajectories")
     said = [f"{name}={spec[name]}" for name in names if name not in spec["sweep"]]
-    return "Verified self-training: " + ", ".join(said)
+    return "Verified self-training\n" + ", ".join(said)

@@ -27,9 +27,9 @@ def summary(results: xr.Dataset) -> rich.table.Table:
         order = np.argsort(last.values, kind="stable")
         points = np.r_[order[: MOST_ROWS // 2], order[-MOST_ROWS // 2 :]]
     table = rich.table.Table(title=title, title_justify="left", box=None, pad_edge=False)
-    theory = f"theory({generations})"
-    for name in (*axes, "accuracy(0)", f"accuracy({generations})", theory, "p", "p*", "not fine"):
-        table.add_column(name, justify="right")
+    names = ("t = 0", f"accuracy, t = {generations}", "n → ∞", "p", "p*", "not fine")
+    for name in (*axes, *names):
+        table.add_column(name, justify="right", no_wrap=True)
     for i in points:
         one = grid.isel(point=i)
         first = one.isel(generation=min(1, generations)).mean("trajectory", skipna=True)

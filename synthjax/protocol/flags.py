@@ -4,6 +4,7 @@ ml_collections parses `--config=FILE:VARIANT` and `--config.field=value`; its an
 line are tracebacks, which become one-line errors here.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -40,6 +41,8 @@ def launch(main: Callable[[], None], cls: type, errors: tuple[type[Exception], .
         except (SpecError, *errors) as error:
             fail(error)
 
+    # JAX tells at length which accelerators are not there; absl would print it.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     app.run(guarded, flags_parser=parse)
 
 
@@ -59,10 +62,14 @@ def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str
     A config holds either the fields of a spec or several named specs.
     """
     config = flag.value
+    try:
+        nested = "sweep" not in config
+    except OSError:  # ml_collections raises only now, and at length
+        fail(f"--config={flags.FLAGS[flag.name].config_filename}: no such file")
     explicit = set(config_flags.get_override_values(flags.FLAGS[flag.name]))
-    if "sweep" in config:
-        return {"": _one(cls, config, "", explicit)}
-    return {name: _one(cls, config[name], name + ".", explicit) for name in config}
+    if nested:
+        return {name: _one(cls, config[name], name + ".", explicit) for name in config}
+    return {"": _one(cls, config, "", explicit)}
 
 
 def _one(cls: type, config: config_dict.ConfigDict, prefix: str, explicit: set[str]) -> Any:
@@ -91,10 +98,12 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
         if name not in (axes if swept else fields):
             rule = "cannot be swept" if swept and name in fields else "is no field"
             return SpecError(path, value, rule, axes if swept else fields)
-        if not swept and name != "sweep" and isinstance(error, flags.IllegalFlagValueError):
+        if swept and isinstance(error, flags.IllegalFlagValueError):
+            return SpecError(path, value, "must be a tuple of values, such as '(0.1,0.5)'")
+        if name != "sweep" and isinstance(error, flags.IllegalFlagValueError):
             try:
                 check_value(fields[name], path, value)
             except SpecError as explained:
                 return explained
     # A config file's own error comes wrapped in a traceback: its last line says what is wrong.
-    return str(error).strip().rsplit("\n", 1)[-1]
+    return str(error).strip().rsplit("\n", 1)[-1].removeprefix("ValueError: ")

@@ -42,7 +42,7 @@ def config_field(
     doc: str,
     *,
     unit: str = "1",
-    low: float = -math.inf,
+    low: float = 0,
     high: float = math.inf,
     low_open: bool = False,
     kinds: Mapping[str, Kind] | None = None,
@@ -81,9 +81,8 @@ def rule_of(field: dataclasses.Field) -> str:
     if field.type is bool:
         return "must be True or False"
     word = "an integer" if field.type is int else "a finite number"
-    low = ("> " if meta["low_open"] else ">= ") + f"{meta['low']:g}"
-    bounds = [low] * math.isfinite(meta["low"])
-    bounds += [f"<= {meta['high']:g}"] * math.isfinite(meta["high"])
+    bounds = [("> " if meta["low_open"] else ">= ") + f"{meta['low']:.10g}"]
+    bounds += [f"<= {meta['high']:.10g}"] * math.isfinite(meta["high"])
     return " ".join(["must be", word, " and ".join(bounds)]).strip()
 
 
@@ -160,10 +159,11 @@ def check_reads(spec: Any, reads: Callable[[Mapping[str, Any]], set[str]], expli
                 for kind, part in (fields[other].metadata["kinds"] or {}).items()
                 if name in part.reads
             ]
+            rule = f"only {' or '.join(readers)} would"
             path, value = (
                 (f"sweep.{name}", spec.sweep[name]) if swept else (name, getattr(spec, name))
             )
-            raise SpecError(path, value, f"nothing reads it with {kinds}; it is read by", readers)
+            raise SpecError(path, value, f"nothing reads it with {kinds}; {rule}")
 
 
 def combinations(spec: Any, names: Iterable[str]) -> Iterator[dict[str, Any]]:
