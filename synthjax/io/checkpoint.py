@@ -37,7 +37,8 @@ class Checkpoints:
     """The numbered steps of one run, each an Orbax checkpoint sealed by a SHA-256 manifest.
 
     Step s lives in `directory/s`. A step counts once it is sealed; one cut short by a crash, or
-    damaged later, is left out by `steps` and `latest` with a warning and may be saved again.
+    damaged later, is left out by `steps` and `latest` with a warning and may be saved again. One
+    process at a time may use a directory, and one thread of it.
 
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             checkpoints.save(3, {"norm": norm, "key": key})

@@ -121,20 +121,23 @@ class _Sweep:
                 if step is not None and not halt():
                     chunk = self.chunks[step]
                     group, tile = self.groups[chunk.group], self.tiles[chunk.group]
-                    running = step, chunk, tile, _dispatch(group, chunk, tile, self.devices)
+                    started = run_tiles(*arguments(group, chunk, tile, self.devices))
+                    running = step, chunk, tile, started
                 if ahead is not None:
-                    step, chunk, *started = ahead
-                    record = _fetch(chunk, *started)
+                    step, chunk, tile, started = ahead
+                    record = _fetch(chunk, tile, started)
                     self.put(step, record)
-                    yield step, record, -began + (began := time.perf_counter())
+                    now = time.perf_counter()
+                    yield step, record, now - began
+                    began = now
                     progress.advance(_pairs([chunk]))
                 ahead = running
 
 
-def _dispatch(
+def arguments(
     group: plan.Group, chunk: plan.Chunk, tile: plan.Tile, devices: list[jax.Device]
-) -> Record:
-    """Start a chunk: cut it into tiles, padded by repetition to fill tiles and devices."""
+) -> tuple:
+    """What `run_tiles` takes: a chunk in tiles, padded by repetition to fill tiles and devices."""
     rows, columns = (-(-size // part) for size, part in zip(chunk.shape, tile, strict=True))
     count = -(-rows * columns // len(devices)) * len(devices)
     order = np.minimum(np.arange(count), rows * columns - 1)
@@ -143,22 +146,16 @@ def _dispatch(
     numbers = group.numbers._replace(
         **{name: getattr(group.numbers, name)[point] for name in group.swept}
     )
-    return run_tiles(
-        group.static,
-        group.swept,
-        tile.points,
-        Mesh(np.array(devices), ("trajectory",)),
-        numbers,
-        np.uint32(group.seed),
-        index.astype(np.int32),
-    )
+    mesh = Mesh(np.array(devices), ("trajectory",))
+    seed = np.uint32(group.seed)
+    return group.static, group.swept, tile.points, mesh, numbers, seed, index.astype(np.int32)
 
 
 def _padded(part: slice, count: int, size: int) -> Int[np.ndarray, "count size"]:
     return np.minimum(part.start + np.arange(count * size), part.stop - 1).reshape(count, size)
 
 
-def _fetch(chunk: plan.Chunk, tile: plan.Tile, running: Record) -> Record:
+def _fetch(chunk: plan.Chunk, tile: plan.Tile, started: Record) -> Record:
     """Wait for a chunk; its record comes as [points, trajectories, T+1, …] without the padding."""
     rows, columns = (-(-size // part) for size, part in zip(chunk.shape, tile, strict=True))
 
@@ -170,7 +167,7 @@ def _fetch(chunk: plan.Chunk, tile: plan.Tile, running: Record) -> Record:
         leaf = leaf.reshape(rows * tile.points, columns * tile.trajectories, *tail)
         return np.ascontiguousarray(leaf[: chunk.shape[0], : chunk.shape[1]])
 
-    return jax.tree.map(untile, running)
+    return jax.tree.map(untile, started)
 
 
 @functools.partial(jax.jit, static_argnames=("static", "swept", "tile_points", "mesh"))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import synthjax
 from synthjax.io.stop import GracefulStop
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -76,7 +75,7 @@ print("saved")
 def test_a_run_that_is_told_to_stop_ends_well(number):
     child = subprocess.Popen(
         [sys.executable, "-c", LOOP],
-        cwd=Path(synthjax.__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         text=True,
     )

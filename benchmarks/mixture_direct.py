@@ -1,0 +1,150 @@
+"""The direct engine against the same work in NumPy + scikit-learn, interleaved in one run.
+
+    python -m benchmarks.mixture_direct [--repeats=5]
+
+A trajectory-generation is: draw n features in d dimensions, label them with a linear generator,
+keep where a linear verifier agrees, train, measure. The peer is what a user would write: a Python
+loop over trajectories, in one process (BLAS may use every core) and with joblib over all cores.
+Also: the share of the time that drawing the normals takes, what eight values of a swept field cost
+when they share a draw, compile time, and peak memory of a process of its own.
+"""
+
+import functools
+import os
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import joblib
+import numpy as np
+from absl import app, flags
+from jax.sharding import Mesh, PartitionSpec
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from benchmarks.common import Results, interleaved, peak_memory, ratio
+from synthjax import mixture
+from synthjax.mixture import plan, sweep
+
+# n, d, our trajectories, the peer's
+SIZES = ((2000, 50, 400, 40), (4000, 100, 120, 20), (10_000, 200, 24, 6))
+GENERATIONS, THETA_GEN, THETA_VER, L2 = 3, 1.0, 0.5, 0.01
+
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Counted turns of each side.", lower_bound=1)
+_SIDE = flags.DEFINE_string("side", None, "Only run SIDE:learner:n:d once (for peak memory).")
+
+
+def spec(learner: str, n: int, d: int, trajectories: int, **more) -> mixture.Spec:
+    return mixture.Spec(
+        n=n,
+        d=d,
+        learner=learner,
+        verifier="linear",
+        theta_gen=THETA_GEN,
+        theta_ver=THETA_VER,
+        l2=L2,
+        generations=GENERATIONS,
+        trajectories=trajectories,
+        **more,
+    )
+
+
+def peer_trajectory(learner: str, n: int, d: int, index: int) -> list[float]:
+    """One trajectory as a NumPy + scikit-learn loop: accuracy of every generation."""
+    rng = np.random.default_rng(index)
+    w, v = np.zeros(d), np.zeros(d)
+    w[:2] = np.cos(THETA_GEN), np.sin(THETA_GEN)
+    v[[0, 2]] = np.cos(THETA_VER), np.sin(THETA_VER)
+    accuracy = []
+    for _ in range(GENERATIONS):
+        x = rng.standard_normal((n, d))
+        guesses = np.sign(x @ w)
+        kept = guesses == np.sign(x @ v)
+        x, guesses, m = x[kept], guesses[kept], kept.sum()
+        if learner == "ridge":
+            model = Ridge(alpha=L2 * m, fit_intercept=False)
+        else:
+            model = LogisticRegression(C=1 / (L2 * m), fit_intercept=False, tol=1e-5)
+        w = model.fit(x, guesses).coef_.ravel()
+        accuracy.append(1 - np.arccos(w[0] / np.linalg.norm(w)) / np.pi)
+    return accuracy
+
+
+def normals_alone(n: int, d: int, count: int):
+    """Draw the features of `count` generations as the engine does, and nothing else."""
+    mesh = Mesh(np.array(jax.local_devices()), ("trajectory",))
+    split = PartitionSpec("trajectory")
+
+    def draw(i):
+        return jax.random.normal(jax.random.key(i, impl="threefry2x32"), (n, d)).sum()
+
+    run = jax.jit(
+        jax.shard_map(lambda i: jax.lax.map(draw, i), mesh=mesh, in_specs=split, out_specs=split)
+    )
+    return lambda: run(jnp.arange(count)).block_until_ready()
+
+
+def compile_seconds(run: mixture.Spec) -> float:
+    """Seconds to trace and compile the program of a spec, without running it."""
+    devices = jax.local_devices()
+    work = plan.chunk_work(devices[0].platform, len(devices))
+    groups, chunks, tiles = plan.layout(run, work, devices[0].platform, len(devices))
+    start = time.perf_counter()
+    sweep.run_tiles.lower(*sweep.arguments(groups[0], chunks[0], tiles[0], devices)).compile()
+    return time.perf_counter() - start
+
+
+def measure(results: Results, learner: str, n: int, d: int, ours: int, theirs: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+    one = spec(learner, n, d, ours)
+    eight = spec(learner, n, d, ours // 8, sweep={"error_correlation": tuple(np.arange(8) / 8)})
+    peer = functools.partial(peer_trajectory, learner, n, d)
+    compiled = compile_seconds(one)
+    with joblib.Parallel(n_jobs=cores) as pool:
+        sides = {
+            "synthjax": lambda: mixture.run(one),
+            "normals": normals_alone(n, d, ours * GENERATIONS),
+            "eight": lambda: mixture.run(eight),
+            "numpy": lambda: [peer(i) for i in range(theirs)],
+            "joblib": lambda: pool(joblib.delayed(peer)(i) for i in range(theirs)),
+        }
+        seconds = interleaved(sides, _REPEATS.value)
+    per = {name: ours * GENERATIONS for name in ("synthjax", "normals")}
+    per |= {"eight": ours // 8 * 8 * GENERATIONS}
+    per |= {name: theirs * GENERATIONS for name in ("numpy", "joblib")}
+    rate = {name: per[name] / statistics.median(seconds[name]) for name in sides}
+    work = {name: per[name] / per["synthjax"] for name in sides}
+    results.add(
+        learner=learner,
+        n=n,
+        d=d,
+        trajectory_generations_per_s=round(rate["synthjax"], 1),
+        shared_draw_of_8_per_s=round(rate["eight"], 1),
+        numpy_per_s=round(rate["numpy"], 1),
+        joblib_per_s=round(rate["joblib"], 1),
+        ratio_to_numpy=round(ratio(seconds["numpy"], seconds["synthjax"], work["numpy"]), 2),
+        ratio_to_joblib=round(ratio(seconds["joblib"], seconds["synthjax"], work["joblib"]), 2),
+        share_of_normals=round(ratio(seconds["normals"], seconds["synthjax"]), 2),
+        compile_s=round(compiled, 2),
+        peak_mib=round(peak_memory("benchmarks.mixture_direct", f"synthjax:{learner}:{n}:{d}")),
+        peak_mib_numpy=round(peak_memory("benchmarks.mixture_direct", f"numpy:{learner}:{n}:{d}")),
+        repeats=_REPEATS.value,
+    )
+
+
+def main(argv: list[str]) -> None:
+    if _SIDE.value:
+        side, learner, n, d = _SIDE.value.split(":")
+        if side == "numpy":
+            peer_trajectory(learner, int(n), int(d), 0)
+        else:
+            mixture.run(spec(learner, int(n), int(d), 64))
+        return
+    results = Results("mixture_direct")
+    for learner in ("logistic", "ridge"):
+        for size in SIZES:
+            measure(results, learner, *size)
+
+
+if __name__ == "__main__":
+    app.run(main)
