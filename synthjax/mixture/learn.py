@@ -18,6 +18,7 @@ TOLERANCE = 1e-5
 TARGET = 0.8 * TOLERANCE
 MEMORY = 5
 MAX_ITERATIONS = 500
+MAX_HALVINGS = 30
 
 
 class Fit(NamedTuple):
@@ -77,7 +78,7 @@ def logistic(sample: Sample, l2: Float[Array, ""]) -> Fit:
         """The Newton step on the loss along a direction, halved while it overshoots.
 
         Convex along the line, so a slope that has turned and grown past half of the first one
-        means too long a step; a short enough step always passes.
+        means too long a step; a short enough step passes, but for rounding.
         """
 
         def at(a):
@@ -86,14 +87,18 @@ def logistic(sample: Sample, l2: Float[Array, ""]) -> Fit:
 
         def halve(state):
             a = state[0] / 2
-            return a, *at(a)
+            return a, *at(a), state[-1] + 1
+
+        def too_long(state):
+            return (state[2] > -slope / 2) & (state[-1] < MAX_HALVINGS)
 
         a = -slope / curvature
-        return jax.lax.while_loop(lambda s: s[2] > -slope / 2, halve, (a, *at(a)))[:2]
+        return jax.lax.while_loop(too_long, halve, (a, *at(a), 0))[:2]
 
     def step(state):
         w, g, doubt, margin, steps, changes, k = state
         direction = -_inverse_hessian(g, steps, changes)
+        direction = jnp.where(g @ direction < 0, direction, -g)  # rounding can turn it uphill
         along = labels * (x @ direction)
         wd, dd = w @ direction, direction @ direction
         curvature = (share * doubt * (1 - doubt)) @ along**2 + l2 * dd
