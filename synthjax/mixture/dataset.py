@@ -98,15 +98,22 @@ def _theory(spec: Spec, groups: list[Group], grid: int) -> dict[str, np.ndarray]
     """Theory on every grid point, [grid point, generation]."""
     accuracy = np.full((grid, spec.generations + 1), np.nan, np.float32)
     p_star = accuracy.copy()
-    kinds = ("features", "initial", "generator", "verifier", "learner")
     for group in groups:
-        chosen = tuple(getattr(group.static, kind) for kind in kinds)
+        kinds = tuple(getattr(group.static, kind) for kind in _KINDS)
         numbers = Numbers(*(np.broadcast_to(v, len(group.where)) for v in group.numbers))
-        found = _population(dict(zip(kinds, chosen, strict=True)), spec.generations, numbers)
+        # Small work in long loops: for the host, whatever else there is.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            found = _population(kinds, spec.generations, numbers)
         accuracy[group.where], p_star[group.where] = found
     return {"population_accuracy": accuracy, "p_star": p_star}
 
 
-def _population(kinds: dict[str, str], generations: int, numbers: Numbers) -> Population:
-    call = functools.partial(population, **kinds, generations=generations)
-    return jax.vmap(lambda numbers: call(**numbers._asdict()))(numbers)
+_KINDS = ("features", "initial", "generator", "verifier", "learner")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _population(kinds: tuple[str, ...], generations: int, numbers: Numbers) -> Population:
+    """`population` of every point; one at a time, which a CPU does faster than all at once."""
+    chosen = dict(zip(_KINDS, kinds, strict=True))
+    call = functools.partial(population, **chosen, generations=generations)
+    return jax.lax.map(lambda point: call(**point._asdict()), numbers)

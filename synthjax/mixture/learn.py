@@ -53,8 +53,8 @@ def _solve(
     """a = (gram + λI)⁻¹h and what is left, (gram + λI)a − h.
 
     By conjugate gradients: an iteration costs next to nothing beside the Gram matrix, and on
-    isotropic features few are needed. Not by Cholesky: a LAPACK call under vmap never returns when
-    JAX has a CPU device per core (0.10.2, two cores, inside a loop).
+    isotropic features few are needed. Not by Cholesky: with JAX 0.10 on a CPU with a device per
+    core, LAPACK under vmap in a loop never returns.
     """
     matrix = gram + l2 * jnp.eye(len(h))
     a, _ = jax.scipy.sparse.linalg.cg(matrix, h, tol=TOLERANCE / 10, maxiter=MAX_ITERATIONS)

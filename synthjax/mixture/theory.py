@@ -285,9 +285,9 @@ def population(
     the minimiser is 0, and NaN from the generation on in which nothing is kept. p* of a linear
     verifier is NaN where no guess is wrong, or none right.
 
-    l2 ≥ 0, and > 0 for logistic. Against quadrature with many more nodes, the accuracy of one
-    generation is within 1e-4 for l2 ≥ 1e-5 and signal ≤ 5, and within 1e-3 for l2 = 1e-6 or a
-    signal of 10 (logistic; ridge is better).
+    l2 ≥ 0, and > 0 for logistic. Against quadrature with many more nodes, accuracy after one
+    logistic generation is within 1e-4 for l2 ≥ 1e-5 and within 3e-4 for l2 = 1e-6, at signals up
+    to 10; ridge is within 1e-5.
     """
     truth, g, v = place(theta_gen, theta_ver, error_correlation)
     settings = dict(features=features, learner=learner, l2=l2, signal=signal)

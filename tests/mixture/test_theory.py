@@ -104,10 +104,13 @@ def test_linear_verifier_rates_are_frequencies(a, b, rho):
 
 
 def test_linear_verifier_rates_at_the_ends():
-    p, phi, psi = theory.linear_verifier_rates(0.0, 0.6)  # no guess is wrong
-    assert p == 0 and phi == pytest.approx(1 - 0.6 / np.pi) and np.isnan(psi)
-    p, phi, psi = theory.linear_verifier_rates(np.pi, 0.6)  # no guess is right
-    assert p == 1 and np.isnan(phi) and psi == pytest.approx(0.6 / np.pi)
+    b = np.linspace(0.1, 3.0, 12)
+    p, phi, psi = theory.linear_verifier_rates(0.0, b)  # no guess is wrong
+    assert (p == 0).all() and np.isnan(psi).all()
+    np.testing.assert_allclose(phi, 1 - b / np.pi, atol=1e-6)
+    p, phi, psi = theory.linear_verifier_rates(np.pi, b)  # no guess is right
+    assert (p == 1).all() and np.isnan(phi).all()
+    np.testing.assert_allclose(psi, b / np.pi, atol=1e-6)
     p, phi, psi = theory.linear_verifier_rates(0.6, 0.0)  # an oracle
     assert phi == pytest.approx(1) and psi == pytest.approx(0, abs=1e-6)
     p, phi, psi = theory.linear_verifier_rates(0.6, 0.6, 1.0)  # the generator itself
@@ -423,8 +426,10 @@ def test_a_linear_generator_trained_on_true_labels_starts_at_the_truth():
 def test_where_nothing_is_kept_the_rest_is_nan():
     nothing = population(verifier="noisy", phi=0.0, psi=0.0).accuracy
     np.testing.assert_allclose(nothing, [1 - 0.9 / np.pi, np.nan, np.nan], atol=1e-6)
-    opposite = population(theta_ver=np.pi - 0.9, error_correlation=-1.0).accuracy
-    np.testing.assert_allclose(opposite, [1 - 0.9 / np.pi, np.nan, np.nan], atol=1e-6)
+    a = np.linspace(0.1, 3.0, 12)  # g = −v, up to float32
+    opposite = population(theta_gen=a, theta_ver=np.pi - a, error_correlation=-1.0).accuracy
+    np.testing.assert_allclose(opposite[:, 0], 1 - a / np.pi, atol=1e-6)
+    assert np.isnan(opposite[:, 1:]).all()
 
 
 @pytest.mark.parametrize("features", ["teacher", "mixture"])
