@@ -21,11 +21,11 @@ class WorkdirError(RuntimeError):
 class Workdir:
     """`path`, whose spec.json was written when the run began or is written now.
 
-    `begun` is the content of spec.json.
+    `facts` are those recorded when the run began, whatever is given now.
     """
 
     def __init__(self, path: str | os.PathLike, spec: Mapping[str, Any], free: tuple, **facts):
-        """Open `path` for a run of `spec`, a JSON-able mapping; `facts` are recorded beside it.
+        """Open `path` for a run of `spec`, JSON-able; `facts` (numbers, strings) go beside it.
 
         Fields in `free` may change between the runs that share a directory. Raises WorkdirError
         where the directory cannot be written, or was begun with another spec.
@@ -37,8 +37,9 @@ class Workdir:
             if not file.exists():
                 content = {"spec": spec, **facts, **provenance()}
                 write_text(file, json.dumps(content, indent=1) + "\n")
-            self.begun = json.loads(file.read_text())
-            begun = self.begun["spec"]
+            content = json.loads(file.read_text())
+            begun = {**content["spec"]}
+            self.facts = {name: type(fact)(content[name]) for name, fact in facts.items()}
         except OSError as error:
             reason = error.strerror or error
             raise WorkdirError(f"workdir {self.path}: cannot be used ({reason})") from None

@@ -29,9 +29,9 @@ CHUNK_WORK = {"cpu": 2**29, "gpu": 2**36, "tpu": 2**36}
 CPU_TILE = 2**19
 # Grid points that share a draw of the features. More would save little and cost memory.
 TILE_POINTS = 8
-# Arrays of the size of the features that a tile holds: the features with what draws them, and the
-# weighted copy that each grid point's learner makes.
-SHARED_COPIES, POINT_COPIES = 3, 2
+# Arrays of the size of the features that a tile holds at most: the features with what draws them,
+# and the weighted copies that each grid point's learner makes.
+SHARED_COPIES, POINT_COPIES = 4, 3
 
 
 class Group(NamedTuple):

@@ -45,13 +45,13 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     plan.layout(spec, work, devices[0].platform, len(devices))  # refuses what cannot run
     place = Workdir(workdir, json.loads(to_json(spec)), free=("memory_gb",), chunk_work=work)
     # Chunks are cut as they were when the run began, whatever this machine would choose.
-    sweep = _Sweep(spec, place.begun["chunk_work"], devices)
+    sweep = _Sweep(spec, place.facts["chunk_work"], devices)
     with (
         GracefulStop() as stop,
         Metrics(place.path / "metrics.jsonl") as metrics,
         Checkpoints(place.path / "checkpoints") as checkpoints,
     ):
-        for step in checkpoints.steps():
+        for step in sweep.todo.keys() & checkpoints.steps():
             saved = checkpoints.restore(step)
             sweep.put(step, Record(**{"classifier": None, **saved}))
         for step, record, seconds in sweep.compute(lambda: stop.requested):
