@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import synthjax
 from synthjax.io.workdir import provenance
 
 # JAX tells at length which accelerators are not there.
@@ -53,7 +53,7 @@ class Results:
     def __init__(self, name: str):
         RESULTS.mkdir(exist_ok=True)
         self._path = RESULTS / f"{name}.jsonl"
-        self._facts = {**provenance(), "cores": len(os.sched_getaffinity(0))}
+        self._facts = {**provenance(), "cores": synthjax.cores()}
         self._lines = []
 
     def add(self, **values) -> None:

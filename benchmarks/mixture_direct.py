@@ -10,7 +10,6 @@ when they share a draw, compile time, and peak memory of a process of its own.
 """
 
 import functools
-import os
 import statistics
 import time
 
@@ -22,6 +21,7 @@ from absl import app, flags
 from jax.sharding import Mesh, PartitionSpec
 from sklearn.linear_model import LogisticRegression, Ridge
 
+import synthjax
 from benchmarks.common import Results, interleaved, peak_memory, ratio
 from synthjax import mixture
 from synthjax.mixture import plan, sweep
@@ -95,7 +95,7 @@ def compile_seconds(run: mixture.Spec) -> float:
 
 
 def measure(results: Results, learner: str, n: int, d: int, ours: int, theirs: int) -> None:
-    cores = len(os.sched_getaffinity(0))
+    cores = synthjax.cores()
     one = spec(learner, n, d, ours)
     eight = spec(learner, n, d, ours // 8, sweep={"error_correlation": tuple(np.arange(8) / 8)})
     peer = functools.partial(peer_trajectory, learner, n, d)

@@ -7,6 +7,7 @@ results.nc, figures/, metrics.jsonl, checkpoints/ and spec.json. The same comman
 goes on where it was.
 """
 
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from synthjax.io.stop import GracefulStop
 from synthjax.io.workdir import WorkdirError
 from synthjax.plot import figures, table
 from synthjax.protocol import flags as config_flags
-from synthjax.protocol.flags import define_config, fail, launch, specs
+from synthjax.protocol.flags import define_config, fail, launch, named, specs
 
 _CONFIG = define_config(mixture.Spec)
 flags.adopt_module_key_flags(config_flags)  # so that --help describes --config
@@ -31,11 +32,12 @@ def main() -> None:
     """Run every spec of the config, each in its own folder where there are several."""
     if _CONFIG.value is None or _WORKDIR.value is None:
         fail("needs --config=configs/mixture.py:VARIANT and --workdir=DIR (--help says more)")
-    console = Console()
-    parts = specs(_CONFIG, mixture.Spec)
-    for name, spec in parts.items():
-        console.print(f"{name or 'run'}: {mixture.estimate(spec)}", highlight=False, soft_wrap=True)
+    say = functools.partial(print, flush=True)
     with GracefulStop() as stop:
+        parts = specs(_CONFIG, mixture.Spec)
+        for name, spec in parts.items():
+            with named(name):
+                say(f"{name or 'run'}: {mixture.estimate(spec)}")
         for name, spec in parts.items():
             workdir = Path(_WORKDIR.value) / name
             try:
@@ -43,13 +45,13 @@ def main() -> None:
                     raise mixture.Stopped("nothing of this part is begun")
                 results = mixture.run(spec, workdir)
             except mixture.Stopped as stopped:
-                again = shlex.join(["python", "-m", "launch.mixture", *sys.argv[1:]])
-                console.print(f"Stopped: {stopped}. To go on:\n  {again}", soft_wrap=True)
+                again = shlex.join([sys.executable, "-m", "launch.mixture", *sys.argv[1:]])
+                say(f"Stopped: {stopped}. To go on:\n  {again}")
                 return
             figure = figures.save(results, workdir / "figures")
-            console.print(table.summary(results))
-            console.print(f"results: {workdir / 'results.nc'}\nfigure:  {figure}", soft_wrap=True)
+            Console(width=None if sys.stdout.isatty() else 160).print(table.summary(results))
+            say(f"results: {workdir / 'results.nc'}\nfigure:  {figure}")
 
 
 if __name__ == "__main__":
-    launch(main, mixture.Spec, (WorkdirError, CheckpointError))
+    launch(main, (WorkdirError, CheckpointError, OSError), mixture.Spec)

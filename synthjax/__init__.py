@@ -6,6 +6,13 @@ import os
 import jax
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _one_cpu_device_per_core() -> None:
     """Let XLA use every core: trajectories are sharded over devices, and a CPU is one by default.
 
@@ -17,7 +24,7 @@ def _one_cpu_device_per_core() -> None:
     )
     if not chosen:
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", cores())
 
 
 _one_cpu_device_per_core()

@@ -1,6 +1,8 @@
 """What a run says while it goes on: metrics.jsonl, and progress with rate and time left."""
 
 import json
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,13 +17,13 @@ class Metrics:
     def __init__(self, path: Path):
         """Open for appending; a last line that a crash tore is dropped first."""
         if path.exists():
-            text = path.read_bytes()
-            path.write_bytes(text[: text.rfind(b"\n") + 1])
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         self._file = path.open("a")
 
     def write(self, **values) -> None:
-        """Append one line."""
-        self._file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+        """Append one line; a number that is not finite becomes null, which JSON has."""
+        values = {"time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
         self._file.flush()
 
     def __enter__(self):
@@ -78,6 +80,14 @@ class Progress:
     def __exit__(self, *_):
         if self._bar is not None:
             self._bar.stop()
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _clock(seconds: float) -> str:

@@ -15,11 +15,13 @@ def write(dataset: xr.Dataset, path: Path) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        dataset.to_netcdf(partial, engine="h5netcdf", invalid_netcdf=False)
-        with partial.open("rb") as file:
+        # Through memory: HDF5 does not survive a disk that fills up while it writes.
+        with partial.open("wb") as file:
+            file.write(dataset.to_netcdf(engine="h5netcdf", invalid_netcdf=False))
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise WorkdirError(
             f"{path}: could not be written ({error.strerror or error}); every generation is "
             "safe in checkpoints/, so make room and run the same command again"

@@ -33,5 +33,8 @@ class GracefulStop:
 
     def _request(self, number, frame):
         self.requested = True
+        outer = getattr(self._previous[number], "__self__", None)
+        if isinstance(outer, GracefulStop):
+            outer.requested = True
         if number == signal.SIGINT:
             signal.signal(number, self._previous[number])

@@ -34,18 +34,28 @@ THEORY = {
 }
 
 
+def shapes(spec: Spec, points: int, trajectories: int) -> Record:
+    """Shape and dtype of the records of some grid points and trajectories."""
+    shape = (points, trajectories, spec.generations + 1)
+    real = jax.ShapeDtypeStruct(shape, np.float32)
+    count = jax.ShapeDtypeStruct(shape, np.int32)
+    classifier = jax.ShapeDtypeStruct((*shape, spec.d), np.float32)
+    return Record(*[real] * 4, *[count] * 5, classifier if spec.keep_classifiers else None)
+
+
 def empty(spec: Spec) -> Record:
     """Arrays [grid point, trajectory, generation, …] for the records of a whole sweep."""
     grid = math.prod(len(values) for values in spec.sweep.values())
-    shape = (grid, spec.trajectories, spec.generations + 1)
-    real, count = np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
-    classifier = np.full((*shape, spec.d), np.nan, np.float32) if spec.keep_classifiers else None
-    counts = (count.copy() for _ in Record._fields[4:9])
-    return Record(*(real.copy() for _ in RECORDED), *counts, classifier)
+    return jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(spec, grid, spec.trajectories)
+    )
 
 
-def to_dataset(spec: Spec, groups: list[Group], records: Record) -> xr.Dataset:
-    """Results with one dimension per swept field in field order, `trajectory`, `generation`."""
+def to_dataset(spec: Spec, records: Record, limit: Population) -> xr.Dataset:
+    """Results with one dimension per swept field in field order, `trajectory`, `generation`.
+
+    `limit` is the theory of every grid point.
+    """
     grid = tuple(len(values) for values in spec.sweep.values())
 
     def variable(values, unit, long_name, tail=("trajectory", "generation"), **attrs):
@@ -71,9 +81,8 @@ def to_dataset(spec: Spec, groups: list[Group], records: Record) -> xr.Dataset:
     if records.classifier is not None:
         tail = ("trajectory", "generation", "feature")
         variables["classifier"] = variable(records.classifier, "1", "classifier w_t", tail)
-    theory = _theory(spec, groups, np.prod(grid, dtype=int))
-    for name, (unit, long_name) in THEORY.items():
-        variables[name] = variable(theory[name], unit, long_name, ("generation",))
+    for values, (name, about) in zip(limit, THEORY.items(), strict=True):
+        variables[name] = variable(values, *about, ("generation",))
     return xr.Dataset(variables, _coordinates(spec), {"spec": to_json(spec)})
 
 
@@ -94,21 +103,31 @@ def _coordinates(spec: Spec) -> dict:
     return coordinates
 
 
-def _theory(spec: Spec, groups: list[Group], grid: int) -> dict[str, np.ndarray]:
-    """Theory on every grid point, [grid point, generation]."""
+def theory(spec: Spec, groups: list[Group]) -> Population:
+    """The limit of infinitely many examples at every grid point, [grid point, generation]."""
+    grid = math.prod(len(values) for values in spec.sweep.values())
     accuracy = np.full((grid, spec.generations + 1), np.nan, np.float32)
     p_star = accuracy.copy()
+    found = {}
     for group in groups:
         kinds = tuple(getattr(group.static, kind) for kind in _KINDS)
-        numbers = Numbers(*(np.broadcast_to(v, len(group.where)) for v in group.numbers))
-        # Small work in long loops: for the host, whatever else there is.
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            found = _population(kinds, spec.generations, numbers)
-        accuracy[group.where], p_star[group.where] = found
-    return {"population_accuracy": accuracy, "p_star": p_star}
+        if kinds not in found:  # groups differ in kinds, shapes and seed, not in numbers
+            numbers = Numbers(*(np.broadcast_to(v, len(group.where)) for v in group.numbers))
+            with jax.default_device(_host()):
+                found[kinds] = _population(kinds, spec.generations, numbers)
+        accuracy[group.where], p_star[group.where] = found[kinds]
+    return Population(accuracy, p_star)
 
 
 _KINDS = ("features", "initial", "generator", "verifier", "learner")
+
+
+def _host() -> jax.Device:
+    """The CPU, which small work in long loops is for, unless JAX was told to leave it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -12,6 +12,7 @@ None of this changes a result beyond rounding.
 """
 
 import math
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -23,15 +24,20 @@ from synthjax.mixture.spec import Spec
 from synthjax.mixture.trajectory import Static
 from synthjax.protocol.spec import SpecError, combinations
 
-# Features drawn by one chunk, in numbers, per device: some seconds of work.
-CHUNK_WORK = {"cpu": 2**29, "gpu": 2**36, "tpu": 2**36}
-# Features in a CPU tile, in numbers: about the last level of cache that a core has to itself.
+# Features drawn by one chunk, in numbers, per device: least and most. Some seconds of work at most
+# (a stop waits for it), and within that about CHUNKS of them in a sweep (each is a folder).
+CHUNK_WORK = {"cpu": (2**27, 2**30), "gpu": (2**33, 2**37), "tpu": (2**33, 2**37)}
+CHUNKS = 64
+# Features in a CPU tile, in numbers: about the cache that a core has to itself.
 CPU_TILE = 2**19
 # Grid points that share a draw of the features. More would save little and cost memory.
 TILE_POINTS = 8
-# Arrays of the size of the features that a tile holds at most: the features with what draws them,
-# and the weighted copies that each grid point's learner makes.
-SHARED_COPIES, POINT_COPIES = 4, 3
+# Arrays of the size of the features that a tile holds at most, with those that draw them.
+COPIES = 9
+# Vectors over the examples that a grid point holds at most: labels, margins and the like.
+VECTORS = 24
+# What putting labelled results together needs, as a multiple of the records.
+ASSEMBLY = 5
 
 
 class Group(NamedTuple):
@@ -63,10 +69,15 @@ class Chunk(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Grid points and trajectories that a device holds at one time."""
+    """Grid points and trajectories that a device holds at one time.
+
+    `count` tiles, a multiple of `devices`, cover any chunk of the group.
+    """
 
     points: int
     trajectories: int
+    count: int
+    devices: int
 
 
 def groups(spec: Spec) -> list[Group]:
@@ -96,7 +107,7 @@ def chunks(spec: Spec, work: int) -> Iterator[Chunk]:
     """The chunks of a sweep in order; `work` is the number of features that one may draw."""
     for index, group in enumerate(groups(spec)):
         static, points = group.static, len(group.where)
-        # Pairs of a grid point and a trajectory, shared draws counted once.
+        # Pairs of a grid point and a trajectory that a chunk has room for.
         pairs = max(1, work // (static.n * static.d * static.generations))
         block = min(points, TILE_POINTS)
         if spec.trajectories * block > pairs:
@@ -117,46 +128,63 @@ def _even(total: int, size: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def bytes_of(static: Static, swept: tuple[str, ...], tile: Tile) -> int:
-    """Upper estimate of the memory that one device needs for a tile."""
-    features = 4 * max(static.n, static.n_real * (static.initial == "real")) * static.d
-    shared, own = SHARED_COPIES, POINT_COPIES
-    if "signal" in swept:  # then every point has features of its own
-        shared, own = 0, shared + own
-    gram = 3 * 4 * min(static.n, static.d) ** 2 * (static.learner == "ridge")
-    rows = 16 * 4 * static.n  # labels, margins and the like
-    return tile.trajectories * (shared * features + tile.points * (own * features + gram + rows))
+def bytes_of(static: Static, swept: tuple[str, ...], points: int) -> int:
+    """Upper estimate of the memory for a tile of one trajectory at some grid points, in bytes."""
+    n = max(static.n, static.n_real * (static.initial == "real"))
+    # Where the signal is swept every grid point has features of its own.
+    features = COPIES * n * static.d * (points if "signal" in swept else 1)
+    classifiers = (static.generations + 2) * static.d * (1 + static.keep_classifiers)
+    return 4 * (features + points * (VECTORS * n + classifiers))
 
 
 def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, devices: int) -> Tile:
     """The tile for chunks of up to `shape`: as large as is fast within the memory budget.
 
-    Raises SpecError where not even one trajectory fits.
+    Where the budget is too small for every device to have one, fewer devices work. Raises SpecError
+    where not even one trajectory fits.
     """
-    static, budget = group.static, spec.memory_gb * 2**30 / devices
-    points = min(shape[0], TILE_POINTS)
-    while points > 1 and bytes_of(static, group.swept, Tile(points, 1)) > budget:
-        points //= 2
-    one = bytes_of(static, group.swept, Tile(points, 1))
+    static, budget = group.static, spec.memory_gb * 2**30
+    one = bytes_of(static, group.swept, 1)
     if one > budget:
         raise SpecError(
             "memory_gb",
             spec.memory_gb,
-            f"must be at least {one * devices / 2**30:.3g}: one trajectory at n={static.n}, "
-            f"d={static.d} on each of {devices} devices needs that",
+            f"must be at least {one / 2**30:.3g}: one trajectory at n={static.n}, d={static.d} "
+            "needs that",
         )
-    most = int(budget // one)
+    devices = min(devices, int(budget // one))
+    points = min(shape[0], TILE_POINTS)
+    while points > 1 and (
+        bytes_of(static, group.swept, points) * devices > budget
+        or -(-shape[0] // points) * shape[1] < devices
+    ):
+        points //= 2
+    most = int(budget // devices // bytes_of(static, group.swept, points))
     if platform == "cpu":
         most = min(most, max(1, CPU_TILE // (static.n * static.d)))
     blocks = -(-shape[0] // points)
     # No larger than lets every device have a tile.
     most = min(most, max(1, shape[1] * blocks // devices))
-    return Tile(points, _even(shape[1], most)[-1].stop - _even(shape[1], most)[-1].start)
+    parts = -(-shape[1] // most)
+    count = -(-blocks * parts // devices) * devices
+    return Tile(points, -(-shape[1] // parts), count, devices)
 
 
-def chunk_work(platform: str, devices: int) -> int:
-    """Features that a chunk may draw on these devices."""
-    return CHUNK_WORK.get(platform, CHUNK_WORK["gpu"]) * devices
+def result_bytes(spec: Spec) -> int:
+    """Memory for the records of a whole sweep: nine numbers a generation, and the classifiers."""
+    grid = math.prod(len(values) for values in spec.sweep.values())
+    numbers = 9 + spec.d * spec.keep_classifiers
+    return 4 * grid * spec.trajectories * (spec.generations + 1) * numbers
+
+
+def chunk_work(spec: Spec, platform: str, devices: int) -> int:
+    """Features that a chunk of this sweep may draw on these devices."""
+    least, most = CHUNK_WORK.get(platform, CHUNK_WORK["gpu"])
+    drawn = sum(
+        group.static.n * group.static.d * spec.generations * spec.trajectories * len(group.where)
+        for group in groups(spec)
+    )
+    return min(max(drawn // CHUNKS, least * devices), most * devices)
 
 
 def layout(
@@ -164,12 +192,20 @@ def layout(
 ) -> tuple[list[Group], list[Chunk], list[Tile]]:
     """Groups, chunks of `work`, and the tile of every group.
 
-    A tile is fitted to the group's largest chunk, so that a group compiles once.
+    A tile is fitted to the group's largest chunk, so that a group compiles once. Raises SpecError
+    where memory is too small for a trajectory, or the machine's for the results.
     """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if ASSEMBLY * result_bytes(spec) > memory:
+        raise SpecError(
+            "trajectories",
+            spec.trajectories,
+            f"with this sweep the results take {result_bytes(spec) / 2**30:.3g} GiB, and "
+            f"{ASSEMBLY} times that while they are put together; this machine has "
+            f"{memory / 2**30:.3g}: take fewer trajectories or generations or a smaller sweep",
+        )
     parts, cuts = groups(spec), list(chunks(spec, work))
-    largest = [
-        tuple(np.max([chunk.shape for chunk in cuts if chunk.group == g], axis=0).tolist())
-        for g in range(len(parts))
-    ]
+    shapes = [np.array([c.shape for c in cuts if c.group == g]) for g in range(len(parts))]
+    largest = [tuple(shape.max(axis=0).tolist()) for shape in shapes]
     fitted = [tile(spec, *pair, platform, devices) for pair in zip(parts, largest, strict=True)]
     return parts, cuts, fitted

@@ -120,7 +120,7 @@ def _path(spec: Spec, name: str) -> str:
 
 def _check_combinations(spec: Spec) -> None:
     for point in combinations(spec, ["learner", "l2"]):
-        if point["learner"] == "logistic" and point["l2"] == 0:
+        if point["learner"] == "logistic" and np.float32(point["l2"]) == 0:
             raise SpecError(
                 _path(spec, "l2"),
                 spec.sweep.get("l2", 0.0),

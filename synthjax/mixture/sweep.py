@@ -36,13 +36,13 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     are written there. Raises SpecError, WorkdirError, CheckpointError, or Stopped after a SIGTERM.
     """
     devices = jax.local_devices()
-    work = plan.chunk_work(devices[0].platform, len(devices))
+    work = plan.chunk_work(spec, devices[0].platform, len(devices))
     if workdir is None:
         sweep = _Sweep(spec, work, devices)
         for _ in sweep.compute():
             pass
-        return dataset.to_dataset(spec, sweep.groups, sweep.records)
-    plan.layout(spec, work, devices[0].platform, len(devices))  # refuses what cannot run
+        return sweep.results()
+    plan.layout(spec, work, devices[0].platform, len(devices))  # refuses before anything is written
     place = Workdir(workdir, json.loads(to_json(spec)), free=("memory_gb",), chunk_work=work)
     # Chunks are cut as they were when the run began, whatever this machine would choose.
     sweep = _Sweep(spec, place.facts["chunk_work"], devices)
@@ -52,15 +52,15 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         Checkpoints(place.path / "checkpoints") as checkpoints,
     ):
         for step in sweep.todo.keys() & checkpoints.steps():
-            saved = checkpoints.restore(step)
+            saved = checkpoints.restore(step, _leaves(sweep.target(step)))
             sweep.put(step, Record(**{"classifier": None, **saved}))
         for step, record, seconds in sweep.compute(lambda: stop.requested):
-            checkpoints.save(step, {k: v for k, v in record._asdict().items() if v is not None})
+            checkpoints.save(step, _leaves(record))
             metrics.write(chunk=step, seconds=seconds, **_summary(sweep.chunks[step], record))
     if sweep.todo:
         done = _pairs(sweep.chunks) - _pairs(sweep.todo.values())
         raise Stopped(f"{done} of {_pairs(sweep.chunks)} trajectories are computed and saved")
-    results = dataset.to_dataset(spec, sweep.groups, sweep.records)
+    results = sweep.results()
     write(results, place.path / "results.nc")
     return results
 
@@ -68,23 +68,21 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
 def estimate(spec: Spec) -> str:
     """In words, before anything runs: how many trajectories, in how many chunks, how much memory.
 
-    Raises SpecError where the memory budget is too small for a single trajectory.
+    Raises SpecError where the memory budget is too small for a single trajectory, or the results
+    are larger than the machine's memory.
     """
     devices = jax.local_devices()
-    platform = devices[0].platform
-    groups, chunks, tiles = plan.layout(
-        spec, plan.chunk_work(platform, len(devices)), platform, len(devices)
-    )
+    work = plan.chunk_work(spec, devices[0].platform, len(devices))
+    groups, chunks, tiles = plan.layout(spec, work, devices[0].platform, len(devices))
     held = max(
-        plan.bytes_of(group.static, group.swept, tile)
+        plan.bytes_of(group.static, group.swept, tile.points) * tile.trajectories * tile.devices
         for group, tile in zip(groups, tiles, strict=True)
     )
-    kept = sum(leaf.nbytes for leaf in dataset.empty(spec) if leaf is not None)
     return (
         f"{_pairs(chunks):,} trajectories, generations: {spec.generations}, chunks: {len(chunks)}, "
         f"programs: {len(groups)}, on {len(devices)} x {devices[0].device_kind}; "
-        f"about {held * len(devices) / 2**30:.2g} GiB at one time (memory_gb={spec.memory_gb:g}), "
-        f"{kept / 2**30:.2g} GiB of results"
+        f"about {held / 2**30:.2g} GiB at one time (memory_gb={spec.memory_gb:g}), "
+        f"{plan.result_bytes(spec) / 2**30:.2g} GiB of results"
     )
 
 
@@ -96,7 +94,17 @@ class _Sweep:
         layout = plan.layout(spec, work, devices[0].platform, len(devices))
         self.groups, self.chunks, self.tiles = layout
         self.todo = dict(enumerate(self.chunks))
+        self.limit = dataset.theory(spec, self.groups)
         self.records = dataset.empty(spec)
+        self._spec = spec
+
+    def target(self, step: int) -> Record:
+        """Shapes and dtypes of a chunk's record."""
+        return dataset.shapes(self._spec, *self.chunks[step].shape)
+
+    def results(self) -> xr.Dataset:
+        """The labelled results, once nothing is left to do."""
+        return dataset.to_dataset(self._spec, self.records, self.limit)
 
     def put(self, step: int, record: Record) -> None:
         """Take in the record of a chunk, [points, trajectories, T+1, …]."""
@@ -138,17 +146,21 @@ def arguments(
     group: plan.Group, chunk: plan.Chunk, tile: plan.Tile, devices: list[jax.Device]
 ) -> tuple:
     """What `run_tiles` takes: a chunk in tiles, padded by repetition to fill tiles and devices."""
-    rows, columns = (-(-size // part) for size, part in zip(chunk.shape, tile, strict=True))
-    count = -(-rows * columns // len(devices)) * len(devices)
-    order = np.minimum(np.arange(count), rows * columns - 1)
+    rows, columns = _cut(chunk, tile)
+    order = np.minimum(np.arange(tile.count), rows * columns - 1)
     point = _padded(chunk.points, rows, tile.points)[order // columns]
     index = _padded(chunk.trajectories, columns, tile.trajectories)[order % columns]
     numbers = group.numbers._replace(
         **{name: getattr(group.numbers, name)[point] for name in group.swept}
     )
-    mesh = Mesh(np.array(devices), ("trajectory",))
+    mesh = Mesh(np.array(devices[: tile.devices]), ("trajectory",))
     seed = np.uint32(group.seed)
     return group.static, group.swept, tile.points, mesh, numbers, seed, index.astype(np.int32)
+
+
+def _cut(chunk: plan.Chunk, tile: plan.Tile) -> tuple[int, int]:
+    """How many tiles a chunk is high (grid points) and wide (trajectories)."""
+    return -(-chunk.shape[0] // tile.points), -(-chunk.shape[1] // tile.trajectories)
 
 
 def _padded(part: slice, count: int, size: int) -> Int[np.ndarray, "count size"]:
@@ -157,7 +169,7 @@ def _padded(part: slice, count: int, size: int) -> Int[np.ndarray, "count size"]
 
 def _fetch(chunk: plan.Chunk, tile: plan.Tile, started: Record) -> Record:
     """Wait for a chunk; its record comes as [points, trajectories, T+1, …] without the padding."""
-    rows, columns = (-(-size // part) for size, part in zip(chunk.shape, tile, strict=True))
+    rows, columns = _cut(chunk, tile)
 
     def untile(leaf):
         leaf = np.asarray(leaf)[: rows * columns]
@@ -216,6 +228,11 @@ def run_tiles(
     return sharded(numbers, seed, index)
 
 
+def _leaves(record: Record) -> dict:
+    """A record as a checkpoint holds it."""
+    return {name: leaf for name, leaf in record._asdict().items() if leaf is not None}
+
+
 def _pairs(chunks: Iterable[plan.Chunk]) -> int:
     """Trajectories in chunks, over all their grid points."""
     return sum(chunk.shape[0] * chunk.shape[1] for chunk in chunks)
@@ -223,10 +240,12 @@ def _pairs(chunks: Iterable[plan.Chunk]) -> int:
 
 def _summary(chunk: plan.Chunk, record: Record) -> dict:
     """A line of metrics.jsonl: which part this was, and its mean accuracy by generation."""
+    fine = np.isfinite(record.accuracy)
+    mean = np.where(fine, record.accuracy, 0).sum((0, 1)) / np.maximum(fine.sum((0, 1)), 1)
     return {
         "group": chunk.group,
         "points": [chunk.points.start, chunk.points.stop],
         "trajectories": [chunk.trajectories.start, chunk.trajectories.stop],
-        "accuracy": [round(float(a), 6) for a in np.nanmean(record.accuracy, axis=(0, 1))],
+        "accuracy": np.where(fine.any((0, 1)), mean, np.nan).round(6).tolist(),
         "not_fine": int((record.status > 0).sum()),
     }

@@ -5,10 +5,6 @@ import math
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -33,9 +29,7 @@ def save(results: xr.Dataset, directory: Path) -> Path:
     """Draw the figure of `results` into `directory`/accuracy.png."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "accuracy.png"
-    figure = draw(results)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    draw(results).savefig(path, dpi=150)
     return path
 
 
@@ -56,15 +50,10 @@ def draw(results: xr.Dataset) -> Figure:
     panels = list(np.ndindex(*(results.sizes[name] for name in rest)))[:MOST_PANELS]
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
-    figure, grid = plt.subplots(
-        rows,
-        columns,
-        figsize=(max(7.2, 4.2 * columns), max(5.0, 3.6 * rows)),
-        squeeze=False,
-        layout="constrained",
-        sharex=True,
-        sharey=True,
-    )
+    # Not through pyplot, which would keep the figure and choose a notebook's backend.
+    size = (max(7.2, 4.2 * columns), max(5.0, 3.6 * rows))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for panel, axis in zip(panels, grid.flat, strict=False):
         at = dict(zip(rest, panel, strict=True))
         _panel(axis, results.isel(at), x, y, series)
@@ -83,12 +72,12 @@ def _panel(axis: Axes, part: xr.Dataset, x: str | None, y: str | None, series: s
     last = part if x is None else part.isel(generation=-1)
     along = x or "generation"
     count = part.sizes[series] if series else 1
-    colors = plt.get_cmap("viridis")(np.linspace(0.0, 0.88, count))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, count))
     for i, color in enumerate(colors):
         line = last.isel({series: i}) if series else last
         label = _series_label(part, series, i) if series else "mean of the trajectories"
         _line(axis, line, along, color, label)
-    theory = "p*, breakdown point (theory)" if x == "p" else "n → ∞ (theory)"
+    theory = "n → ∞ (theory)" if x != "p" else "n → ∞ (theory; upright: p*)"
     axis.plot([], [], color="0.3", ls="--", lw=1, label=theory)
     axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
     axis.set(xlabel=SYMBOLS.get(along, along), ylim=(-0.03, 1.03))
@@ -105,8 +94,9 @@ def _line(axis: Axes, line: xr.Dataset, along: str, color, label: str) -> None:
     )
     axis.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
     axis.plot(at, mean, "o-", color=color, ms=3, lw=1.2, label=label)
-    if along == "p":  # in the limit of many examples a step from 1 to 0 at p*
-        p_star = float(line.p_star.mean())
+    p_stars = np.unique(line.p_star)
+    if along == "p" and len(p_stars) == 1:  # for n → ∞ a step from 1 to 0 at p*
+        p_star = float(p_stars[0])
         axis.axvline(p_star, color=color, ls="--", lw=1.2, zorder=0)
         axis.text(p_star, 1.04, f"{p_star:.2f}", color=color, fontsize=7, ha="center", va="bottom")
     else:

@@ -19,23 +19,26 @@ def summary(results: xr.Dataset) -> rich.table.Table:
     grid = results.stack(point=axes) if axes else results.expand_dims("point")
     mean = grid.accuracy.mean("trajectory")
     last = mean.isel(generation=-1)
-    error = grid.accuracy.isel(generation=-1).std("trajectory") / np.sqrt(grid.sizes["trajectory"])
+    repeats = grid.sizes["trajectory"]
+    error = grid.accuracy.isel(generation=-1).std("trajectory", ddof=1) / np.sqrt(repeats)
     points = np.arange(grid.sizes["point"])
     title = None
     if len(points) > MOST_ROWS:
         title = f"lowest and highest of {len(points)} grid points"
         order = np.argsort(last.values, kind="stable")
+        order = order[: np.isfinite(last.values).sum()]
         points = np.r_[order[: MOST_ROWS // 2], order[-MOST_ROWS // 2 :]]
     table = rich.table.Table(title=title, title_justify="left", box=None, pad_edge=False)
-    names = ("t = 0", f"accuracy, t = {generations}", "n → ∞", "p", "p*", "not fine")
+    names = ("t = 0", f"accuracy, t = {generations}", "n → ∞", "p_hat", "p_star_hat", "not fine")
     for name in (*axes, *names):
         table.add_column(name, justify="right", no_wrap=True)
     for i in points:
         one = grid.isel(point=i)
-        first = one.isel(generation=min(1, generations)).mean("trajectory", skipna=True)
+        first = one.isel(generation=1).mean("trajectory")
         row = [_short(one[name].item()) for name in axes]
         row += [f"{mean.isel(point=i, generation=0):.4f}"]
-        row += [f"{last.isel(point=i):.4f} ± {error.isel(point=i):.4f}"]
+        spread = f" ± {error.isel(point=i):.4f}" if repeats > 1 else ""
+        row += [f"{last.isel(point=i):.4f}{spread}"]
         row += [f"{one.population_accuracy.isel(generation=-1):.4f}"]
         row += [f"{first.p_hat:.3f}", f"{first.p_star_hat:.3f}"]
         row += [str(int((one.status > 0).any("generation").sum()))]

@@ -4,18 +4,21 @@ ml_collections parses `--config=FILE:VARIANT` and `--config.field=value`; its an
 line are tracebacks, which become one-line errors here.
 """
 
+import contextlib
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
-from synthjax.protocol.spec import SpecError, check_value, describe, fields_of, from_config
+from synthjax.protocol.spec import SpecError, describe, fields_of, from_config, rule_of
 
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
+# How absl begins when a value does not parse.
+_ILLEGAL = re.compile(r"flag --config\.([^=]+)=(.*?): ", re.DOTALL)
 
 
 def fail(message: object) -> NoReturn:
@@ -24,18 +27,23 @@ def fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
-def launch(main: Callable[[], None], cls: type, errors: tuple[type[Exception], ...]) -> None:
-    """Parse the command line and run `main`; wrong flags, SpecError and `errors` take one line."""
+def launch(
+    main: Callable[[], None], errors: tuple[type[Exception], ...], cls: type | None = None
+) -> None:
+    """Parse the command line and run `main`; wrong flags, SpecError and `errors` take one line.
+
+    `cls` is the spec that --config overrides, where the launcher has that flag.
+    """
 
     def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(argv)
         except Exception as error:  # whatever a config file or ml_collections may raise
-            fail(_explain(error, argv, cls))
+            fail(_explain(error, argv, cls) if cls else error)
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
-            fail(f"unexpected argument {argv[1]!r}: fields are set with --config.field=value")
+            fail(f"unexpected argument {argv[1]!r}; --help says more")
         try:
             main()
         except (SpecError, *errors) as error:
@@ -68,18 +76,26 @@ def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str
         fail(f"--config={flags.FLAGS[flag.name].config_filename}: no such file")
     explicit = set(config_flags.get_override_values(flags.FLAGS[flag.name]))
     if nested:
-        return {name: _one(cls, config[name], name + ".", explicit) for name in config}
+        return {name: _one(cls, config[name], name, explicit) for name in config}
     return {"": _one(cls, config, "", explicit)}
 
 
-def _one(cls: type, config: config_dict.ConfigDict, prefix: str, explicit: set[str]) -> Any:
-    try:
+def _one(cls: type, config: config_dict.ConfigDict, name: str, explicit: set[str]) -> Any:
+    with named(name):
         spec = from_config(cls, config)
-        given = {path.removeprefix(prefix) for path in explicit if path.startswith(prefix)}
-        spec.check_explicit(given)
+        prefix = f"{name}." if name else ""
+        spec.check_explicit({path.removeprefix(prefix) for path in explicit})
         return spec
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Put the name of a spec before the path that a SpecError gives."""
+    try:
+        yield
     except SpecError as error:
-        raise SpecError(prefix + error.path, error.value, error.rule, error.choices) from None
+        path = f"{name}.{error.path}" if name else error.path
+        raise SpecError(path, error.value, error.rule, error.choices) from None
 
 
 def _explain(error: Exception, argv: list[str], cls: type) -> object:
@@ -88,22 +104,19 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
     axes = [name for name, field in fields.items() if field.metadata["axis"]]
     if isinstance(error, flags.UnrecognizedFlagError):
         return error
-    for argument in argv:
-        match = _OVERRIDE.match(argument)
-        if match is None:
-            continue
+    if match := _ILLEGAL.match(str(error)):
         path, value = match.groups()
         *parents, name = path.split(".")
-        swept = parents[-1:] == ["sweep"]
-        if name not in (axes if swept else fields):
-            rule = "cannot be swept" if swept and name in fields else "is no field"
-            return SpecError(path, value, rule, axes if swept else fields)
-        if swept and isinstance(error, flags.IllegalFlagValueError):
+        if parents[-1:] == ["sweep"]:
             return SpecError(path, value, "must be a tuple of values, such as '(0.1,0.5)'")
-        if name != "sweep" and isinstance(error, flags.IllegalFlagValueError):
-            try:
-                check_value(fields[name], path, value)
-            except SpecError as explained:
-                return explained
+        return SpecError(path, value, rule_of(fields[name])) if name != "sweep" else error
+    for argument in argv:
+        if match := _OVERRIDE.match(argument):
+            path, value = match.groups()
+            *parents, name = path.split(".")
+            swept = parents[-1:] == ["sweep"]
+            if name not in (axes if swept else fields):
+                rule = "cannot be swept" if swept and name in fields else "is no field"
+                return SpecError(path, value, rule, axes if swept else fields)
     # A config file's own error comes wrapped in a traceback: its last line says what is wrong.
     return str(error).strip().rsplit("\n", 1)[-1].removeprefix("ValueError: ")

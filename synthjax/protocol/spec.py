@@ -98,8 +98,8 @@ def check_value(field: dataclasses.Field, path: str, value: Any) -> Any:
             raise SpecError(path, value, rule_of(field))
         return value
     wanted = numbers.Integral if field.type is int else numbers.Real
-    ok = isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)
-    ok = ok and meta["low"] <= value <= meta["high"]
+    ok = isinstance(value, wanted) and not isinstance(value, bool)
+    ok = ok and meta["low"] <= value <= meta["high"] and value < math.inf
     if not ok or (meta["low_open"] and value == meta["low"]):
         raise SpecError(path, value, rule_of(field))
     return field.type(value)

@@ -121,9 +121,14 @@ def one_error(stderr: str) -> str:
 
 def lines(workdir: Path) -> list[dict]:
     """metrics.jsonl, a line that is still being written left out."""
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
     path = workdir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line, parse_constant=refuse) for line in whole]
 
 
 def chunks(workdir: Path) -> list[int]:
@@ -423,6 +428,21 @@ def test_a_command_line_that_says_nothing(launch, tmp_path, argv, said):
     assert not (tmp_path / "run").exists()
 
 
+def test_nothing_is_kept_by_anyone(launch, tmp_path):
+    """All trajectories end with a status; that is a result, to be written, drawn and told."""
+    argv = [BASE, "--config.n=50", "--config.d=3", "--config.trajectories=2"]
+    argv += ["--config.generator=flip", "--config.p=1.0", "--config.verifier=oracle"]
+    code, stdout, stderr = launch(argv).end()
+    assert code == 0, stderr
+    assert "warn" not in stderr.lower()
+    found = results.read(tmp_path / "run" / "results.nc")
+    assert (found.status.isel(generation=slice(1, None)) == 3).all()
+    (line,) = lines(tmp_path / "run")
+    assert line["not_fine"] == 10
+    assert line["accuracy"][0] == 0
+    assert "nan" in stdout
+
+
 CONFIG = """
 from ml_collections import config_dict
 from synthjax.mixture import Spec
@@ -560,12 +580,14 @@ def test_terminated_while_it_compiles(launch, few, tmp_path):
 
 
 def test_a_finished_run_again(launch, few, used):
-    """Nothing to compute; a field that may differ differs."""
-    code, _, stderr = launch([*seeds(4), "--config.memory_gb=1.5"], told=True).end()
-    assert code == 0, stderr
-    assert "run_tiles" not in stderr
-    assert chunks(used) == [0, 1, 2, 3]
-    assert same_results(used, few[0])
+    """Nothing to compute, for a smaller memory budget neither."""
+    for more in ([], ["--config.memory_gb=0.5"]):
+        code, _, stderr = launch([*seeds(4), *more], told=True).end()
+        assert code == 0, stderr
+        assert "run_tiles" not in stderr
+        assert chunks(used) == [0, 1, 2, 3]
+        assert results.read(used / "results.nc").equals(results.read(few[0] / "results.nc"))
+        assert same_results(used, few[0]) == (not more)  # the budget is on record
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "unsealed", "gone"])
@@ -596,7 +618,7 @@ def test_a_damaged_checkpoint(launch, few, used, damage):
 
 def test_another_spec_in_a_used_workdir(launch, used):
     before = {path: path.read_bytes() for path in used.rglob("*") if path.is_file()}
-    argv = [arg for arg in seeds(4) if not arg.startswith("--config.learner")]
+    argv = [arg for arg in SMALL if not arg.startswith(("--config.learner", "--config.n="))]
     code, _, stderr = launch([*argv, "--config.n=300", "--config.sweep.seed=(0,1)"]).end()
     assert code == 2
     said = one_error(stderr)
@@ -612,24 +634,24 @@ def test_another_spec_in_a_used_workdir(launch, used):
 
 
 def fill(folder: Path, victim: str) -> int:
-    """Make a workdir whose next write to `victim` finds no room; the limit on file sizes.
+    """Make the next write to `victim` fail, by the limit on file sizes that is returned.
 
-    /dev/full has no room whatever the size.
+    Or by /dev/full, which has room for nothing.
     """
     if victim == "spec.json":
         shutil.rmtree(folder)
-        return 100
+        return 400
     shutil.rmtree(folder / "checkpoints" / "3")
     kept = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)[:3]
     (folder / "metrics.jsonl").write_text("".join(kept))
     if victim == "checkpoints":
-        sizes = [path.stat().st_size for path in (folder / "checkpoints").rglob("d/*")]
-        return max(sizes) - 1
+        return 1200
     if victim == "metrics.jsonl":
-        (folder / "metrics.jsonl").unlink()
-        (folder / "metrics.jsonl").symlink_to("/dev/full")
+        kept.append(json.dumps({"chunk": -1, "note": 9999 * "x"}) + "\n")
+        (folder / "metrics.jsonl").write_text("".join(kept))
+        return (folder / "metrics.jsonl").stat().st_size + 9
     if victim == "results.nc":
-        return (folder / "results.nc").stat().st_size - 1
+        return (folder / "results.nc").stat().st_size // 2
     if victim == "figures":
         figure = next((folder / "figures").glob("*.png"))
         figure.unlink()
@@ -649,7 +671,7 @@ def test_a_full_disk(launch, few, used, victim):
     assert str(used) in said
     assert victim in said or victim == "spec.json"
     assert kept <= saved(used)
-    if victim in ("metrics.jsonl", "figures"):
+    if victim == "figures":
         next(path for path in used.rglob("*") if path.is_symlink()).unlink()
     before = chunks(used)
     code, _, stderr = launch(seeds(4)).end()

@@ -381,10 +381,10 @@ def test_what_else_is_run_changes_nothing(change, shared):
 
 @pytest.mark.slow
 def test_chunks_change_nothing(monkeypatch):
-    spec = Spec(**WHOLE)
+    spec, wanted = Spec(**WHOLE), whole()
     monkeypatch.setattr(plan, "chunk_work", lambda platform, devices: 1)
     assert len(list(plan.chunks(spec, 1))) == spec.trajectories
-    assert_same_results(mixture.run(spec), whole())
+    assert_same_results(mixture.run(spec), wanted)
 
 
 @pytest.mark.slow

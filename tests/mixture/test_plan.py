@@ -38,7 +38,7 @@ def some_spec(rng: random.Random) -> Spec:
         d=rng.choice((3, 8)),
         generations=rng.randint(1, 3),
         trajectories=rng.choice((1, 2, 3, 10, 33)),
-        memory_gb=rng.choice((1e-4, 1e-3, 1.0)),
+        memory_gb=rng.choice((1e-3, 4e-3, 1.0)),
         sweep=values,
     )
 
