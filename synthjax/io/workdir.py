@@ -43,7 +43,7 @@ class Workdir:
         except OSError as error:
             reason = error.strerror or error
             raise WorkdirError(f"workdir {self.path}: cannot be used ({reason})") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise WorkdirError(f"{file}: is no spec of a run; choose another workdir") from None
         spec = json.loads(json.dumps(spec))
         differ = [
@@ -61,11 +61,15 @@ class Workdir:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def provenance() -> dict[str, Any]:

@@ -45,7 +45,7 @@ def ridge(sample: Sample, l2: Float[Array, ""]) -> Fit:
 
     h = (share * labels) @ x
     w, _ = jax.scipy.sparse.linalg.cg(product, h, tol=TOLERANCE / 10, maxiter=MAX_ITERATIONS)
-    return Fit(w, jnp.linalg.norm(product(w) - h) <= TOLERANCE * jnp.linalg.norm(h))
+    return _judged(w, product(w) - h, h)
 
 
 def logistic(sample: Sample, l2: Float[Array, ""]) -> Fit:
@@ -100,15 +100,23 @@ def logistic(sample: Sample, l2: Float[Array, ""]) -> Fit:
 
     n, d = x.shape
     w, margin, doubt = jnp.zeros(d), jnp.zeros(n), jnp.full(n, 0.5)
-    g = gradient(w, doubt)
-    start = jnp.linalg.norm(g)
+    first = gradient(w, doubt)
+    start = jnp.linalg.norm(first)
     memory = jnp.zeros((MEMORY, d))
-    w, g, *_ = jax.lax.while_loop(
+    w, *_ = jax.lax.while_loop(
         lambda s: (jnp.linalg.norm(s[1]) > TARGET * start) & (s[-1] < MAX_ITERATIONS),
         step,
-        (w, g, doubt, margin, memory, memory, 0),
+        (w, first, doubt, margin, memory, memory, 0),
     )
-    return Fit(w, jnp.linalg.norm(g) <= TOLERANCE * start)
+    doubt = jax.nn.sigmoid(-labels * (x @ w))  # afresh: the margins carried along have drifted
+    return _judged(w, gradient(w, doubt), first)
+
+
+def _judged(w: Float[Array, " d"], gradient: Float[Array, " d"], first: Float[Array, " d"]) -> Fit:
+    """The fit with these gradients at w and at 0; NaN where they are not finite."""
+    left, start = jnp.linalg.norm(gradient), jnp.linalg.norm(first)
+    finite = jnp.isfinite(left) & jnp.isfinite(start)
+    return Fit(jnp.where(finite, w, jnp.nan), finite & (left <= TOLERANCE * start))
 
 
 def _inverse_hessian(

@@ -34,7 +34,8 @@ CPU_TILE = 2**19
 TILE_POINTS = 8
 # Arrays of the size of the features that a tile holds at most, with those that draw them.
 COPIES = 9
-# Vectors over the examples that a grid point holds at most: labels, margins and the like.
+# Vectors over the examples, and half as many as over the features, that a grid point holds at most:
+# labels, margins and the like.
 VECTORS = 24
 # What putting labelled results together needs, as a multiple of the records.
 ASSEMBLY = 5
@@ -133,8 +134,9 @@ def bytes_of(static: Static, swept: tuple[str, ...], points: int) -> int:
     n = max(static.n, static.n_real * (static.initial == "real"))
     # Where the signal is swept every grid point has features of its own.
     features = COPIES * n * static.d * (points if "signal" in swept else 1)
-    classifiers = (static.generations + 2) * static.d * (1 + static.keep_classifiers)
-    return 4 * (features + points * (VECTORS * n + classifiers))
+    classifiers = static.d * (static.generations + 1) * static.keep_classifiers
+    vectors = VECTORS * n + 2 * VECTORS * static.d  # L-BFGS remembers some
+    return 4 * (features + points * (vectors + classifiers))
 
 
 def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, devices: int) -> Tile:
@@ -149,8 +151,8 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
         raise SpecError(
             "memory_gb",
             spec.memory_gb,
-            f"must be at least {one / 2**30:.3g}: one trajectory at n={static.n}, d={static.d} "
-            "needs that",
+            f"must be at least {1.005 * one / 2**30:.3g}: one trajectory at n={static.n}, "
+            f"d={static.d} needs that",
         )
     devices = min(devices, int(budget // one))
     points = min(shape[0], TILE_POINTS)

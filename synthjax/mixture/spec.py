@@ -31,6 +31,9 @@ ENGINES = {
 }
 
 
+PI = float(np.float32(np.pi))  # a little more than π, so that float32's own is in range
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """One Gaussian-mixture sweep (theory.md §1; [F] section 3). Angles are in radians.
@@ -61,13 +64,13 @@ class Spec:
     )
     seed: int = config_field(0, "base of every random number", low=0, high=2**32 - 1)
     theta_gen: float = config_field(
-        1.0, "angle of the placed w₀ from w*", unit="rad", low=0, high=np.pi
+        1.0, "angle of the placed w₀ from w*", unit="rad", low=0, high=PI
     )
     p: float = config_field(0.3, "chance that the flip generator mislabels", low=0, high=1)
     phi: float = config_field(1.0, "φ, chance that a right guess is kept", low=0, high=1)
     psi: float = config_field(0.5, "ψ, chance that a wrong guess is kept", low=0, high=1)
     theta_ver: float = config_field(
-        0.5, "angle of the linear verifier from w*", unit="rad", low=0, high=np.pi
+        0.5, "angle of the linear verifier from w*", unit="rad", low=0, high=PI
     )
     error_correlation: float = config_field(
         0.0, "ρ, how far the verifier shares the generator's mistakes", low=-1, high=1

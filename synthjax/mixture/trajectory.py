@@ -127,7 +127,8 @@ def _generation_0(
 
 def _measure(static: Static, numbers: Numbers, w: Float[Array, " d"]) -> Record:
     """The record of a classifier, from closed forms; status fine and no guesses counted."""
-    angle = jnp.arctan2(jnp.linalg.norm(w[1:]), w[0])
+    # Without a direction there is no angle, whatever arctan2 says.
+    angle = jnp.where((w != 0).any(), jnp.arctan2(jnp.linalg.norm(w[1:]), w[0]), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
     return Record(
         accuracy=agreement(angle, static.features, numbers.signal),

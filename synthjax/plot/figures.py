@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from synthjax.mixture.theory import boundary
 
@@ -23,6 +25,8 @@ SYMBOLS = {
 }
 MOST_SERIES = 8
 MOST_PANELS = 12
+# An axis over more than this ratio is logarithmic.
+DECADES = 30
 
 
 def save(results: xr.Dataset, directory: Path) -> Path:
@@ -47,6 +51,7 @@ def draw(results: xr.Dataset) -> Figure:
     y = long[0] if x and long else None
     series = next((n for n in axes if not y and results.sizes[n] <= MOST_SERIES), None)
     rest = [name for name in axes if name not in (y, series)]
+    count = math.prod(results.sizes[name] for name in rest)
     panels = list(np.ndindex(*(results.sizes[name] for name in rest)))[:MOST_PANELS]
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
@@ -61,7 +66,8 @@ def draw(results: xr.Dataset) -> Figure:
             axis.set_title(", ".join(_value(results, *pair) for pair in at.items()), fontsize=9)
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(_caption(results), fontsize=9)
+    more = f"\nthe first {MOST_PANELS} of {count} panels" if count > MOST_PANELS else ""
+    figure.suptitle(_caption(results) + more, fontsize=9)
     return figure
 
 
@@ -81,24 +87,27 @@ def _panel(axis: Axes, part: xr.Dataset, x: str | None, y: str | None, series: s
     axis.plot([], [], color="0.3", ls="--", lw=1, label=theory)
     axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
     axis.set(xlabel=SYMBOLS.get(along, along), ylim=(-0.03, 1.03))
+    if along == "generation":
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    elif part[along].min() > 0 and part[along].max() > DECADES * part[along].min():
+        axis.set_xscale("log")
     axis.set_ylabel("accuracy" + (f" after {_times(part)}" if x else ""))
     axis.legend(fontsize=8, loc="lower left")
 
 
 def _line(axis: Axes, line: xr.Dataset, along: str, color, label: str) -> None:
     at = line[along]
-    mean, low, high = (
-        line.accuracy.mean("trajectory"),
-        line.accuracy.quantile(0.025, "trajectory"),
-        line.accuracy.quantile(0.975, "trajectory"),
-    )
+    mean = line.accuracy.mean("trajectory")
+    with warnings.catch_warnings():  # where every trajectory failed there is no band
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = line.accuracy.quantile([0.025, 0.975], "trajectory")
     axis.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
     axis.plot(at, mean, "o-", color=color, ms=3, lw=1.2, label=label)
     p_stars = np.unique(line.p_star)
     if along == "p" and len(p_stars) == 1:  # for n → ∞ a step from 1 to 0 at p*
         p_star = float(p_stars[0])
         axis.axvline(p_star, color=color, ls="--", lw=1.2, zorder=0)
-        axis.text(p_star, 1.04, f"{p_star:.2f}", color=color, fontsize=7, ha="center", va="bottom")
+        axis.text(p_star, -0.02, f"{p_star:.2f}", color=color, fontsize=7, va="bottom")
     else:
         axis.plot(at, line.population_accuracy, "--", color=color, lw=1)
 
@@ -115,6 +124,13 @@ def _heat_map(axis: Axes, part: xr.Dataset, x: str, y: str) -> None:
         b = np.asarray(boundary(a, part.sizes["generation"] - 1, _spec(part)["error_correlation"]))
         line = (a, b) if x == "theta_gen" else (b, a)
         axis.plot(*line, "k--", lw=1.6, label="boundary, n → ∞ (theory)")
+        axis.set(xlim=(last[x].min(), last[x].max()), ylim=(last[y].min(), last[y].max()))
+        axis.legend(fontsize=8, loc="lower left")
+    elif "p" in (x, y) and float((last.p_star.max("p") - last.p_star.min("p")).max()) == 0:
+        # For n → ∞ a step at p*: a line through the grid would be a staircase.
+        other = y if x == "p" else x
+        line = (last.p_star.isel(p=0), last[other])
+        axis.plot(*(line if x == "p" else line[::-1]), "k--", lw=1.6, label="p* (theory)")
         axis.set(xlim=(last[x].min(), last[x].max()), ylim=(last[y].min(), last[y].max()))
         axis.legend(fontsize=8, loc="lower left")
     else:

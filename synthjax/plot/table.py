@@ -47,4 +47,4 @@ def summary(results: xr.Dataset) -> rich.table.Table:
 
 
 def _short(value) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

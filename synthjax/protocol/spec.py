@@ -92,7 +92,7 @@ def check_value(field: dataclasses.Field, path: str, value: Any) -> Any:
     if meta["kinds"] is not None:
         if not isinstance(value, str) or value not in meta["kinds"]:
             raise SpecError(path, value, rule_of(field), meta["kinds"])
-        return value
+        return str(value)
     if field.type is bool:
         if not isinstance(value, bool):
             raise SpecError(path, value, rule_of(field))
@@ -122,8 +122,12 @@ def check_values(spec: Any) -> None:
         path = f"sweep.{name}"
         if name not in axes:
             raise SpecError(path, values, "is no field that can be swept", axes)
-        if isinstance(values, str) or not isinstance(values, Iterable):
-            raise SpecError(path, values, "must be a tuple of values")
+        try:
+            values = (*values,) if not isinstance(values, str) else None
+        except TypeError:
+            values = None
+        if values is None:
+            raise SpecError(path, sweep[name], "must be a tuple of values")
         values = tuple(check_value(fields[name], path, value) for value in values)
         if not values:
             raise SpecError(path, values, "an axis needs at least one value")
@@ -199,6 +203,8 @@ def to_config(spec: Any) -> config_dict.ConfigDict:
 def from_config(cls: type, config: config_dict.ConfigDict) -> Any:
     """The spec rebuilt from a ConfigDict after overrides, and validated."""
     values = config.to_dict()
+    for name in values.keys() - fields_of(cls):
+        raise SpecError(name, values[name], "is no field", fields_of(cls))
     values["sweep"] = {k: v for k, v in values["sweep"].items() if v is not None}
     return cls(**values)
 

@@ -382,17 +382,21 @@ def test_what_else_is_run_changes_nothing(change, shared):
 @pytest.mark.slow
 def test_chunks_change_nothing(monkeypatch):
     spec, wanted = Spec(**WHOLE), whole()
-    monkeypatch.setattr(plan, "chunk_work", lambda platform, devices: 1)
+    monkeypatch.setattr(plan, "chunk_work", lambda *_: 1)
     assert len(list(plan.chunks(spec, 1))) == spec.trajectories
     assert_same_results(mixture.run(spec), wanted)
 
 
 @pytest.mark.slow
 def test_memory_changes_nothing():
-    count = len(jax.local_devices())
-    platform = jax.local_devices()[0].platform
-    one = plan.bytes_of(plan.groups(Spec(**WHOLE))[0].static, ("psi",), plan.Tile(1, 1))
-    small = Spec(**(WHOLE | {"memory_gb": 1.01 * one * count / 2**30}))
-    tiles = [plan.layout(s, 10**9, platform, count)[2][0] for s in (small, Spec(**WHOLE))]
-    assert tiles[0] == plan.Tile(1, 1) != tiles[1]
+    """A budget for one trajectory at one grid point at a time, which leaves devices idle."""
+    devices, one = jax.local_devices(), plan.bytes_of(plan.groups(Spec(**WHOLE))[0].static, (), 1)
+    small = Spec(**(WHOLE | {"memory_gb": 1.01 * one / 2**30}))
+    layouts = [
+        plan.layout(spec, 10**9, devices[0].platform, len(devices))
+        for spec in (small, Spec(**WHOLE))
+    ]
+    tight, roomy = (tiles[0] for _, _, tiles in layouts)
+    assert (tight.points, tight.trajectories, tight.devices) == (1, 1, 1)
+    assert roomy.points * roomy.trajectories > 1
     assert_same_results(mixture.run(small), whole())

@@ -124,8 +124,10 @@ def test_strong_signal(learner):
         assert relative_gradient(learner, sample, l2, w) <= TOLERANCE
 
 
-def test_ordinary_least_squares():
-    sample = problem(0, 200, 20, "noisy", 1.0)
+@pytest.mark.parametrize("n, d", SHAPES)
+def test_ordinary_least_squares(n, d):
+    """λ = 0; the minimiser of least norm where there are several."""
+    sample = problem(0, n, d, "noisy", 1.0)
     (w,), converged = fit("ridge", [sample], [0.0])
     x, y, _ = double(sample, 0.0)
     assert converged.all()

@@ -4,11 +4,9 @@ import random
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from configs import mixture as variants
 from synthjax.mixture import Spec, plan, sweep
-from synthjax.mixture.plan import Tile
 from synthjax.mixture.trajectory import Record
 from synthjax.protocol.spec import SpecError
 
@@ -118,11 +116,26 @@ def test_tiles_keep_to_the_budget_and_to_the_chunk(spec, platform):
     for work, devices in itertools.product((300, 10**6), (1, 2, 8)):
         groups, chunks, tiles = plan.layout(spec, work, platform, devices)
         for g, (group, tile) in enumerate(zip(groups, tiles, strict=True)):
-            held = plan.bytes_of(group.static, group.swept, tile) * devices
-            assert held <= spec.memory_gb * GIB
+            held = plan.bytes_of(group.static, group.swept, tile.points) * tile.trajectories
+            assert held * tile.devices <= spec.memory_gb * GIB
             shapes = [chunk.shape for chunk in chunks if chunk.group == g]
             assert 1 <= tile.points <= max(points for points, _ in shapes)
             assert 1 <= tile.trajectories <= max(trajectories for _, trajectories in shapes)
+            assert 1 <= tile.devices <= devices
+            assert tile.count % tile.devices == 0
+            for points, trajectories in shapes:  # one number of tiles covers every chunk
+                tiles_needed = -(-points // tile.points) * -(-trajectories // tile.trajectories)
+                assert tiles_needed <= tile.count
+
+
+def test_every_device_works_where_memory_allows():
+    spec = Spec(n=1000, d=50, trajectories=64)
+    for devices in (1, 2, 8):
+        (tile,) = plan.layout(spec, 2**40, "cpu", devices)[2]
+        assert tile.devices == devices
+    one = plan.bytes_of(plan.groups(spec)[0].static, (), 1)
+    short = Spec(n=1000, d=50, trajectories=64, memory_gb=3.5 * one / GIB)
+    assert plan.layout(short, 2**40, "cpu", 8)[2][0].devices == 3
 
 
 @pytest.mark.parametrize("devices", [1, 2, 7])
@@ -139,7 +152,18 @@ def test_a_budget_too_small_for_one_trajectory(n, d, devices):
     assert f"n={n}, d={d}" in error.rule
     layout(least)  # who follows the advice is not refused again
     with pytest.raises(SpecError):
-        layout(0.99 * least)
+        layout(0.98 * least)
+
+
+def test_results_larger_than_the_memory_of_the_machine():
+    """Refused before anything of that size is asked for."""
+    spec = Spec(trajectories=2**31 - 1, generations=1000)
+    with pytest.raises(SpecError) as caught:
+        plan.layout(spec, 2**30, "cpu", 2)
+    assert caught.value.path == "trajectories"
+    records = sweep.dataset.empty(Spec(trajectories=3, generations=2, keep_classifiers=True))
+    held = sum(leaf.nbytes for leaf in records)
+    assert plan.result_bytes(Spec(trajectories=3, generations=2, keep_classifiers=True)) == held
 
 
 def told(static, swept, tile_points, mesh, numbers, seed, index) -> Record:
@@ -173,6 +197,7 @@ def told(static, swept, tile_points, mesh, numbers, seed, index) -> Record:
 def test_a_record_lands_where_it_belongs(spec, monkeypatch):
     """Through chunks, tiles, their padding and back: every trajectory of every grid point."""
     monkeypatch.setattr(sweep, "run_tiles", told)
+    monkeypatch.setattr(sweep.dataset, "theory", lambda spec, groups: None)
     points = grid(spec)
 
     def of_point(value):
@@ -200,55 +225,49 @@ def test_a_record_lands_where_it_belongs(spec, monkeypatch):
         assert (found.kept_wrong == of_point(lambda at: at["seed"])).all()
 
 
-def of_a_variant(spec: Spec, part: int = 0) -> tuple[Spec, Tile]:
-    """The tile that this machine would take."""
-    devices = jax.local_devices()
-    work = plan.chunk_work("cpu", len(devices))
-    return spec, plan.layout(spec, work, "cpu", len(devices))[2][part]
-
-
 L2 = {"l2": (0.1, 0.2, 0.3, 0.4)}
 SIGNAL = {"signal": (0.5, 1.0, 2.0)}
+REAL = {"initial": "real", "n": 100, "d": 20, "n_real": 3000}
+MANY = 10**9  # more trajectories in a tile than any takes
+
+# a spec, and the trajectories of a tile of all its grid points
 MEASURED = {
-    "logistic": (Spec(n=1000, d=20), Tile(1, 1)),
-    "logistic, 8 trajectories": (Spec(n=4000, d=100), Tile(1, 8)),
-    "logistic, 4 points": (Spec(n=1000, d=20, sweep=L2), Tile(4, 2)),
-    "logistic, d > n": (Spec(n=100, d=300), Tile(1, 2)),
-    "logistic, d ≫ n": (Spec(n=10, d=3000), Tile(1, 1)),
-    "logistic, d ≫ n, 4 points": (Spec(n=10, d=3000, sweep=L2), Tile(4, 1)),
-    "ridge": (Spec(n=4000, d=100, learner="ridge"), Tile(1, 1)),
-    "ridge, 8 trajectories": (Spec(n=1000, d=20, learner="ridge"), Tile(1, 8)),
-    "ridge, d = n, 4 points": (Spec(n=200, d=200, learner="ridge", sweep=L2), Tile(4, 2)),
-    "ridge, d > n": (Spec(n=100, d=300, learner="ridge"), Tile(1, 2)),
-    "real": (Spec(initial="real", n=100, d=20, n_real=3000), Tile(1, 2)),
-    "real, 4 points": (Spec(initial="real", n=100, d=20, n_real=3000, sweep=L2), Tile(4, 1)),
-    "signal swept": (Spec(features="mixture", d=20, sweep=SIGNAL), Tile(3, 2)),
-    "signal swept, 1 point": (Spec(features="mixture", d=20, sweep=SIGNAL), Tile(1, 4)),
-    "configs: base": of_a_variant(variants.VARIANTS["base"]()),
-    "configs: breakdown": of_a_variant(variants.VARIANTS["quickstart"]()["breakdown"]),
-    "configs: angles": of_a_variant(variants.VARIANTS["quickstart"]()["angles"]),
-    "configs: phase_diagram": of_a_variant(variants.VARIANTS["phase_diagram"]()),
+    "logistic": (Spec(n=1000, d=20), 1),
+    "logistic, 8 trajectories": (Spec(n=4000, d=100), 8),
+    "logistic, 4 points": (Spec(n=1000, d=20, sweep=L2), 2),
+    "logistic, d > n": (Spec(n=100, d=300), 2),
+    "logistic, d ≫ n": (Spec(n=10, d=3000), 1),
+    "logistic, d ≫ n, 4 points": (Spec(n=10, d=3000, sweep=L2), 1),
+    "ridge": (Spec(n=4000, d=100, learner="ridge"), 1),
+    "ridge, 8 trajectories": (Spec(n=1000, d=20, learner="ridge"), 8),
+    "ridge, d = n, 4 points": (Spec(n=200, d=200, learner="ridge", sweep=L2), 2),
+    "ridge, d > n": (Spec(n=100, d=300, learner="ridge"), 2),
+    "real": (Spec(**REAL), 2),
+    "real, 4 points": (Spec(**REAL, sweep=L2), 1),
+    "signal swept": (Spec(features="mixture", d=20, sweep=SIGNAL), 2),
+    "long": (Spec(n=10, d=3, generations=20_000, learner="ridge"), 2),
+    "long, classifiers": (
+        Spec(n=10, d=50, generations=5000, learner="ridge", keep_classifiers=True),
+        2,
+    ),
+    "configs: base": (variants.VARIANTS["base"](), MANY),
+    "configs: breakdown": (variants.VARIANTS["quickstart"]()["breakdown"], MANY),
+    "configs: angles": (variants.VARIANTS["quickstart"]()["angles"], MANY),
+    "configs: phase_diagram": (variants.VARIANTS["phase_diagram"](), MANY),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec,tile", MEASURED.values(), ids=MEASURED)
-def test_the_estimate_of_memory_bounds_what_xla_takes(spec, tile):
+@pytest.mark.parametrize("spec,trajectories", MEASURED.values(), ids=MEASURED)
+def test_the_estimate_of_memory_bounds_what_xla_takes(spec, trajectories):
     """Per device, as XLA's own buffer assignment counts it; and not idly far above."""
-    (group, *_), devices = plan.groups(spec), jax.local_devices()
-    count = 2 * len(devices)
-    numbers = group.numbers._replace(
-        **{name: np.zeros((count, tile.points), np.float32) for name in group.swept}
-    )
-    lowered = sweep.run_tiles.lower(
-        group.static,
-        group.swept,
-        tile.points,
-        Mesh(np.array(devices), ("trajectory",)),
-        numbers,
-        np.uint32(0),
-        np.zeros((count, tile.trajectories), np.int32),
-    )
+    devices = jax.local_devices()
+    work = plan.chunk_work(spec, "cpu", len(devices))
+    groups, chunks, tiles = plan.layout(spec, work, "cpu", len(devices))
+    tile = tiles[0]._replace(trajectories=min(trajectories, tiles[0].trajectories))
+    whole = chunks[0]._replace(trajectories=slice(0, tile.trajectories * tile.count))
+    lowered = sweep.run_tiles.lower(*sweep.arguments(groups[0], whole, tile, devices))
     taken = lowered.compile().memory_analysis().temp_size_in_bytes
-    said = plan.bytes_of(group.static, group.swept, tile)
-    assert taken <= said <= 8 * taken, f"{said / taken:.2f} of {taken / 2**20:.2f} MiB"
+    one = plan.bytes_of(groups[0].static, groups[0].swept, tile.points)
+    said = one * tile.trajectories
+    assert taken <= said <= 6 * taken, f"{said / taken:.2f} of {taken / 2**20:.2f} MiB"

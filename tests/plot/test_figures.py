@@ -64,7 +64,7 @@ def made(spec: Spec, seed: int = 0, accuracy: float | None = None):
         count[..., 1:] = rng.integers(low, 100, count[..., 1:].shape)
     records.kept_right[..., 1:] = 50
     records.kept_wrong[..., 1:] = 20
-    return dataset.to_dataset(spec, plan.groups(spec), records)
+    return dataset.to_dataset(spec, records, dataset.theory(spec, plan.groups(spec)))
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +405,7 @@ def test_a_table_counts_what_is_not_fine():
     records.accuracy[1, 0, 1:] = np.nan
     records.status[1, 0, 1:] = 1
     records.status[1, 2, 2] = 2
-    _, _, rows = rows_of(dataset.to_dataset(spec, plan.groups(spec), records))
+    labelled = dataset.to_dataset(spec, records, dataset.theory(spec, plan.groups(spec)))
+    _, _, rows = rows_of(labelled)
     assert [row[-1] for row in rows] == ["0", "2", "0"]
     assert all("nan" not in row[2] for row in rows)  # the mean of those that are left
