@@ -1,5 +1,6 @@
 """What a run says while it goes on: metrics.jsonl, and progress with rate and time left."""
 
+import contextlib
 import json
 import math
 import os
@@ -10,27 +11,44 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
+from synthjax.io.workdir import WorkdirError
+
 
 class Metrics:
-    """metrics.jsonl: one JSON object a line, each with the time of writing, flushed at once."""
+    """metrics.jsonl: one JSON object a line, each with the time of writing, flushed at once.
+
+    Raises WorkdirError where the file cannot be written.
+    """
 
     def __init__(self, path: Path):
         """Open for appending; a last line that a crash tore is dropped first."""
-        if path.exists():
-            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        self._file = path.open("a")
+        self._path = path
+        with self._refused():
+            if path.exists():
+                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+            self._file = path.open("a")
 
     def write(self, **values) -> None:
         """Append one line; a number that is not finite becomes null, which JSON has."""
         values = {"time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
-        self._file.flush()
+        with self._refused():
+            self._file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
+            self._file.flush()
+
+    @contextlib.contextmanager
+    def _refused(self):
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise WorkdirError(f"{self._path}: cannot be written ({reason})") from None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk refused once, it refuses again
+            self._file.close()
 
 
 class Progress:

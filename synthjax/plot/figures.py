@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from synthjax.io.workdir import WorkdirError
 from synthjax.mixture.theory import boundary
 
 SYMBOLS = {
@@ -30,10 +31,15 @@ DECADES = 30
 
 
 def save(results: xr.Dataset, directory: Path) -> Path:
-    """Draw the figure of `results` into `directory`/accuracy.png."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Draw the figure of `results` into `directory`/accuracy.png; WorkdirError where it cannot."""
     path = directory / "accuracy.png"
-    draw(results).savefig(path, dpi=150)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draw(results).savefig(path, dpi=150)
+    except OSError as error:
+        raise WorkdirError(
+            f"{path}: could not be written ({error.strerror or error}); results.nc is whole"
+        ) from None
     return path
 
 
