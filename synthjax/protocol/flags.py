@@ -110,13 +110,27 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
         if parents[-1:] == ["sweep"]:
             return SpecError(path, value, "must be a tuple of values, such as '(0.1,0.5)'")
         return SpecError(path, value, rule_of(fields[name])) if name != "sweep" else error
+    parts = _parts(argv)
     for argument in argv:
         if match := _OVERRIDE.match(argument):
             path, value = match.groups()
             *parents, name = path.split(".")
+            if parts and path.split(".")[0] not in parts:
+                rule = "this config holds several specs: begin with the name of one"
+                return SpecError(path, value, rule, parts)
             swept = parents[-1:] == ["sweep"]
             if name not in (axes if swept else fields):
                 rule = "cannot be swept" if swept and name in fields else "is no field"
                 return SpecError(path, value, rule, axes if swept else fields)
     # A config file's own error comes wrapped in a traceback: its last line says what is wrong.
     return str(error).strip().rsplit("\n", 1)[-1].removeprefix("ValueError: ")
+
+
+def _parts(argv: list[str]) -> list[str]:
+    """The names of the specs in the config that the command line names, where it holds several."""
+    for argument in argv:
+        if argument.removeprefix("-").startswith("-config="):
+            with contextlib.suppress(Exception):  # then another error says what is wrong
+                config = flags.FLAGS["config"].parser.parse(argument.split("=", 1)[1])
+                return [] if "sweep" in config else list(config)
+    return []
