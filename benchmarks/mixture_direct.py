@@ -4,12 +4,15 @@
 
 A trajectory-generation is: draw n features in d dimensions, label them with a linear generator,
 keep where a linear verifier agrees, train, measure. The peer is what a user would write: a Python
-loop over trajectories, in one process (BLAS may use every core) and with joblib over all cores.
+loop over trajectories, in one process of its own (the faster of BLAS with one thread and with a
+thread per core), and with joblib over all cores.
 Also: the share of the time that drawing the normals takes, what eight values of a swept field cost
 when they share a draw, compile time, and peak memory of a process of its own.
 """
 
+import concurrent.futures
 import functools
+import multiprocessing
 import statistics
 import time
 
@@ -17,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import joblib
 import numpy as np
+import threadpoolctl
 from absl import app, flags
 from jax.sharding import Mesh, PartitionSpec
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -70,13 +74,20 @@ def peer_trajectory(learner: str, n: int, d: int, index: int) -> list[float]:
     return accuracy
 
 
+def peer_trajectories(learner: str, n: int, d: int, count: int, threads: int) -> None:
+    with threadpoolctl.threadpool_limits(threads):
+        for index in range(count):
+            peer_trajectory(learner, n, d, index)
+
+
 def normals_alone(n: int, d: int, count: int):
     """Draw the features of `count` generations as the engine does, and nothing else."""
     mesh = Mesh(np.array(jax.local_devices()), ("trajectory",))
     split = PartitionSpec("trajectory")
 
     def draw(i):
-        return jax.random.normal(jax.random.key(i, impl="threefry2x32"), (n, d)).sum()
+        with jax.threefry_partitionable(False):
+            return jax.random.normal(jax.random.key(i, impl="threefry2x32"), (n, d)).sum()
 
     run = jax.jit(
         jax.shard_map(lambda i: jax.lax.map(draw, i), mesh=mesh, in_specs=split, out_specs=split)
@@ -87,7 +98,7 @@ def normals_alone(n: int, d: int, count: int):
 def compile_seconds(run: mixture.Spec) -> float:
     """Seconds to trace and compile the program of a spec, without running it."""
     devices = jax.local_devices()
-    work = plan.chunk_work(devices[0].platform, len(devices))
+    work = plan.chunk_work(run, devices[0].platform, len(devices))
     groups, chunks, tiles = plan.layout(run, work, devices[0].platform, len(devices))
     start = time.perf_counter()
     sweep.run_tiles.lower(*sweep.arguments(groups[0], chunks[0], tiles[0], devices)).compile()
@@ -100,29 +111,35 @@ def measure(results: Results, learner: str, n: int, d: int, ours: int, theirs: i
     eight = spec(learner, n, d, ours // 8, sweep={"error_correlation": tuple(np.arange(8) / 8)})
     peer = functools.partial(peer_trajectory, learner, n, d)
     compiled = compile_seconds(one)
-    with joblib.Parallel(n_jobs=cores) as pool:
+    alone = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with joblib.Parallel(n_jobs=cores) as pool, alone:
         sides = {
             "synthjax": lambda: mixture.run(one),
             "normals": normals_alone(n, d, ours * GENERATIONS),
             "eight": lambda: mixture.run(eight),
-            "numpy": lambda: [peer(i) for i in range(theirs)],
+            "numpy, 1 thread": lambda: alone.submit(
+                peer_trajectories, learner, n, d, theirs, 1
+            ).result(),
+            "numpy": lambda: alone.submit(peer_trajectories, learner, n, d, theirs, cores).result(),
             "joblib": lambda: pool(joblib.delayed(peer)(i) for i in range(theirs)),
         }
         seconds = interleaved(sides, _REPEATS.value)
     per = {name: ours * GENERATIONS for name in ("synthjax", "normals")}
     per |= {"eight": ours // 8 * 8 * GENERATIONS}
-    per |= {name: theirs * GENERATIONS for name in ("numpy", "joblib")}
+    per |= {name: theirs * GENERATIONS for name in ("numpy, 1 thread", "numpy", "joblib")}
     rate = {name: per[name] / statistics.median(seconds[name]) for name in sides}
     work = {name: per[name] / per["synthjax"] for name in sides}
+    best = max(("numpy, 1 thread", "numpy"), key=rate.get)
     results.add(
         learner=learner,
         n=n,
         d=d,
         trajectory_generations_per_s=round(rate["synthjax"], 1),
         shared_draw_of_8_per_s=round(rate["eight"], 1),
-        numpy_per_s=round(rate["numpy"], 1),
+        numpy_per_s=round(rate[best], 1),
+        numpy_threads=cores if best == "numpy" else 1,
         joblib_per_s=round(rate["joblib"], 1),
-        ratio_to_numpy=round(ratio(seconds["numpy"], seconds["synthjax"], work["numpy"]), 2),
+        ratio_to_numpy=round(ratio(seconds[best], seconds["synthjax"], work[best]), 2),
         ratio_to_joblib=round(ratio(seconds["joblib"], seconds["synthjax"], work["joblib"]), 2),
         share_of_normals=round(ratio(seconds["normals"], seconds["synthjax"]), 2),
         compile_s=round(compiled, 2),

@@ -181,6 +181,7 @@ def test_what_a_run_writes(few):
     found = results.read(workdir / "results.nc")
     assert found.accuracy.sizes == {"seed": 4, "trajectory": 3, "generation": 3}
     assert found.accuracy.notnull().all()
+    assert len(set(found.norm.isel(generation=1).values.ravel())) == 12  # all draw their own
 
     about = json.loads((workdir / "spec.json").read_text())
     assert from_json(Spec, json.dumps(about["spec"])) == from_json(Spec, found.attrs["spec"])

@@ -170,6 +170,16 @@ def test_nothing_kept_spoils_no_other(ran):
     assert alive.accuracy.notnull().all()
 
 
+def test_a_swept_seed_and_size_are_those_of_a_run_alone(ran):
+    found, last = ran["sizes"], 2**32 - 1
+    alone = mixture.run(Spec(**SMALL, seed=last))  # n = 60
+    swept = found.sel(n=60, seed=last, drop=True)
+    for name in ("accuracy", "norm", "p_hat", "kept"):
+        assert np.allclose(swept[name], alone[name], atol=1e-5, equal_nan=True), name
+    drawn = found.norm.isel(generation=1).values.ravel()
+    assert len(set(drawn)) == len(drawn)  # every seed, size and trajectory draws its own
+
+
 def test_classifiers_are_the_ones_that_were_measured(ran):
     """Their norm and their cosine with e₀ are the recorded norm and overlap."""
     found = ran["classifiers"]
