@@ -61,8 +61,11 @@ class Progress:
 
     def __init__(self, unit: str, total: int, done: int = 0):
         """`done` of `total` were there already and do not count towards the rate."""
-        self.unit, self.total, self.done, self.before = unit, total, done, done
+        self.unit, self.total, self.done = unit, total, done
         self._start = self._said = time.monotonic()
+        # Where the rate counts from: the start, and once there is more, the end of the first step,
+        # which had to be compiled.
+        self._from, self._warm = (self._start, done), None
         self._bar = None
         if sys.stderr.isatty():
             columns = ("{task.description}", rich.progress.BarColumn(), "{task.fields[text]}")
@@ -72,8 +75,8 @@ class Progress:
 
     def text(self) -> str:
         """Done, rate and time left, in words."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self.before) / seconds
+        start, before = self._from
+        rate = (self.done - before) / max(time.monotonic() - start, 1e-9)
         words = f"{self.done}/{self.total} {self.unit}"
         if rate > 0:
             left = (self.total - self.done) / rate
@@ -84,6 +87,10 @@ class Progress:
         """Count `count` more as done."""
         self.done += count
         now = time.monotonic()
+        if self._warm is None:
+            self._warm = now, self.done
+        else:
+            self._from = self._warm
         if self._bar is not None:
             self._bar.update(self._task, advance=count, text=self.text())
         elif now - self._start > 2 and (now - self._said > self.EVERY or self._said == self._start):

@@ -80,7 +80,8 @@ def estimate(spec: Spec) -> str:
     )
     return (
         f"{_pairs(chunks):,} trajectories, generations: {spec.generations}, chunks: {len(chunks)}, "
-        f"programs: {len(groups)}, on {len(devices)} x {devices[0].device_kind}; "
+        f"programs: {len({group.static for group in groups})}, "
+        f"on {len(devices)} x {devices[0].device_kind}; "
         f"about {held / 2**30:.2g} GiB at one time (memory_gb={spec.memory_gb:g}), "
         f"{plan.result_bytes(spec) / 2**30:.2g} GiB of results"
     )

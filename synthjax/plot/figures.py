@@ -107,15 +107,15 @@ def _line(axis: Axes, line: xr.Dataset, along: str, color, label: str) -> None:
     with warnings.catch_warnings():  # where every trajectory failed there is no band
         warnings.simplefilter("ignore", RuntimeWarning)
         low, high = line.accuracy.quantile([0.025, 0.975], "trajectory")
-    axis.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
-    axis.plot(at, mean, "o-", color=color, ms=3, lw=1.2, label=label)
     p_stars = np.unique(line.p_star)
     if along == "p" and len(p_stars) == 1:  # for n → ∞ a step from 1 to 0 at p*
         p_star = float(p_stars[0])
         axis.axvline(p_star, color=color, ls="--", lw=1.2, zorder=0)
-        axis.text(p_star, -0.02, f"{p_star:.2f}", color=color, fontsize=7, va="bottom")
+        label += f", p* = {p_star:.2f}"
     else:
         axis.plot(at, line.population_accuracy, "--", color=color, lw=1)
+    axis.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
+    axis.plot(at, mean, "o-", color=color, ms=3, lw=1.2, label=label)
 
 
 def _heat_map(axis: Axes, part: xr.Dataset, x: str, y: str) -> None:

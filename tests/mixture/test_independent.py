@@ -8,9 +8,9 @@ features; which of the two pairings a way runs with alternates.
 Power: with 300 trajectories a side a bias of 3 % in the norm is 4 to 40 standard errors; it is
 refused at every generation of every setting, and so are a penalty twice as large and an exchange
 of φ and ψ (tested below). False alarms: of 282 comparisons, each beyond 3 SE with probability
-0.003 if all is well, 0.8 would be expected for seeds chosen blindly: with FIRST_SEED = 0 there is one
-of 3.2 (an overlap; with 3000 trajectories the same comparison gives 0.1). The seeds here are fixed,
-and all scores together are held against the normal law as well.
+0.003 if all is well, 0.8 would be expected for seeds chosen blindly: with FIRST_SEED = 0 there is
+one of 3.2 (an overlap; with 3000 trajectories the same comparison gives 0.1). The seeds here are
+fixed, and all scores together are held against the normal law as well.
 """
 
 from functools import cache
