@@ -7,10 +7,10 @@ Runtimes are those of two CPU cores, compilation included.
 - base: one setting, small, the one to override. 5 seconds. Expect accuracy 0.68 before and 0.67
   after five generations: without a verifier nothing is gained.
 - quickstart: breakdown/ (accuracy against p for no verifier, an oracle and three noisy ones) and
-  angles/ (accuracy over the generator's and the verifier's angle after three generations). 20
+  angles/ (accuracy over the generator's and the verifier's angle after three generations). 10
   seconds. Expect the curves of breakdown/ to cross 1/2 at p = 1/(1 + psi), and 0.97 at p = 0.02.
 - phase_diagram: quickstart's breakdown at the paper's size, 10,250 trajectories whose features
-  would take 16 GB. A minute, in 0.8 GB. Expect the same crossings, and 0.95 at p = 0.02.
+  would take 16 GB. 10 seconds, in 0.7 GB. Expect the same crossings, and 0.95 at p = 0.02.
 """
 
 import numpy as np

@@ -26,8 +26,8 @@ SYMBOLS = {
 }
 MOST_SERIES = 8
 MOST_PANELS = 12
-# An axis over more than this ratio is logarithmic.
-DECADES = 30
+# An axis of sizes over more than this ratio is logarithmic.
+SIZES, DECADES = ("n", "d", "n_real", "l2"), 30
 
 
 def save(results: xr.Dataset, directory: Path) -> Path:
@@ -89,13 +89,13 @@ def _panel(axis: Axes, part: xr.Dataset, x: str | None, y: str | None, series: s
         line = last.isel({series: i}) if series else last
         label = _series_label(part, series, i) if series else "mean of the trajectories"
         _line(axis, line, along, color, label)
-    theory = "n → ∞ (theory)" if x != "p" else "n → ∞ (theory; upright: p*)"
+    theory = "n → ∞ (theory)" if x != "p" else "p*, n → ∞ (theory)"
     axis.plot([], [], color="0.3", ls="--", lw=1, label=theory)
     axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
     axis.set(xlabel=SYMBOLS.get(along, along), ylim=(-0.03, 1.03))
     if along == "generation":
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    elif part[along].min() > 0 and part[along].max() > DECADES * part[along].min():
+    elif along in SIZES and 0 < DECADES * part[along].min() < part[along].max():
         axis.set_xscale("log")
     axis.set_ylabel("accuracy" + (f" after {_times(part)}" if x else ""))
     axis.legend(fontsize=8, loc="lower left")
