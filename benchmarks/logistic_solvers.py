@@ -84,7 +84,10 @@ def newton_cg(sample: Sample, l2) -> Fit:
 
     def direction(margin, g):
         h = curvature(margin)
-        product = lambda p: (h * (sample.x @ p)) @ sample.x + l2 * p  # noqa: E731
+
+        def product(p):
+            return (h * (sample.x @ p)) @ sample.x + l2 * p
+
         return -jax.scipy.sparse.linalg.cg(product, g, tol=0.1)[0]
 
     return iterate(sample, l2, direction)
