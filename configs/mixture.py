@@ -21,7 +21,7 @@ from synthjax.protocol.spec import to_config
 
 
 def breakdown(**size) -> Spec:
-    """Accuracy against p: psi = 1 is no verifier, psi = 0 an oracle ([F] section 3, figure 2)."""
+    """Accuracy against p: psi = 1 is no verifier, psi = 0 an oracle."""
     steps = size.pop("steps")
     return Spec(
         features="mixture",

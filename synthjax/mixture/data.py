@@ -1,4 +1,7 @@
-"""Features, true labels, and the generators that label them."""
+"""Features, true labels, and the generators that label them.
+
+The setting is that of Feng, Dohmatob, Yang, Charton, Kempe, arXiv 2406.07515 (here "the paper").
+"""
 
 from typing import NamedTuple
 
@@ -46,7 +49,7 @@ def teacher(
 def mixture(
     key: Key[Array, ""], numbers: Numbers, n: int, d: int
 ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """y = ±1 evenly, x | y ~ N(y μ, I), μ = signal · e₀ ([F] equation 3)."""
+    """y = ±1 evenly, x | y ~ N(y μ, I), μ = signal · e₀."""
     noise_key, label_key = jax.random.split(key)
     y = jnp.where(jax.random.bernoulli(label_key, 0.5, (n,)), 1.0, -1.0)
     x = jax.random.normal(noise_key, (n, d))

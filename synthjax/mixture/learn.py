@@ -1,4 +1,6 @@
-"""Learners: minimise (1/m) Σ qᵢ ℓ(y′ᵢ xᵢ·w) + (λ/2)‖w‖², m = Σ qᵢ (theory.md §1, [F] section 3).
+"""Learners: minimise (1/m) Σ qᵢ ℓ(y′ᵢ xᵢ·w) + (λ/2)‖w‖², m = Σ qᵢ.
+
+qᵢ is 1 for a kept guess and 0 for another, as in the paper (arXiv 2406.07515), ℓ the loss.
 
 Both report whether the gradient norm fell to 1e-5 of its value at w = 0, in float32.
 """

@@ -34,8 +34,8 @@ CPU_TILE = 2**19
 TILE_POINTS = 8
 # Arrays of the size of the features that a tile holds at most, with those that draw them.
 COPIES = 9
-# Vectors over the examples, and half as many as over the features, that a grid point holds at most:
-# labels, margins and the like.
+# Vectors over the examples (labels, margins and the like) that a grid point holds at most, and half
+# as many as it holds over the features.
 VECTORS = 24
 # What putting labelled results together needs, as a multiple of the records.
 ASSEMBLY = 5

@@ -36,7 +36,7 @@ PI = float(np.float32(np.pi))  # a little more than π, so that float32's own is
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One Gaussian-mixture sweep (theory.md §1; [F] section 3). Angles are in radians.
+    """One Gaussian-mixture sweep, as in arXiv 2406.07515. Angles are in radians.
 
     The order of the fields is the order of the axes in results. Raises SpecError, naming
     `config.<field>`, on construction: a spec that exists is one that runs.

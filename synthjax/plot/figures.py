@@ -89,8 +89,7 @@ def _panel(axis: Axes, part: xr.Dataset, x: str | None, y: str | None, series: s
         line = last.isel({series: i}) if series else last
         label = _series_label(part, series, i) if series else "mean of the trajectories"
         _line(axis, line, along, color, label)
-    theory = "n → ∞ (theory)" if x != "p" else "p*, n → ∞ (theory)"
-    axis.plot([], [], color="0.3", ls="--", lw=1, label=theory)
+    axis.plot([], [], color="0.3", ls="--", lw=1, label="n → ∞ (theory)")
     axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
     axis.set(xlabel=SYMBOLS.get(along, along), ylim=(-0.03, 1.03))
     if along == "generation":

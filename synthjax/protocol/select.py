@@ -10,7 +10,7 @@ from synthjax.protocol.spec import Kind
 
 
 def prune(verdict: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Keep each guess that the verifier keeps, on its own merits ([F] section 3, q_i)."""
+    """Keep each guess that the verifier keeps, on its own merits: the paper's q_i."""
     return verdict
 
 

@@ -21,7 +21,7 @@ MEASURES = ["accuracy", "test_accuracy", "overlap", "norm"]
 
 
 def test_set(features, signal, seed):
-    """(x, y, Bayes classifier's label), drawn by the definitions of theory.md §1."""
+    """(x, y, Bayes classifier's label), drawn by the definitions in the README."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((TESTS, D))
     y = np.where(x[:, 0] >= 0, 1, -1)

@@ -402,7 +402,7 @@ def test_accepted(values):
     Spec(**values)
 
 
-# Which numbers enter a trajectory, worked out by hand from theory.md section 1.
+# Which numbers enter a trajectory, worked out by hand from the definitions.
 READ = [
     ({}, {"theta_gen"}),
     ({"generator": "flip"}, {"p"}),
