@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +19,54 @@ class WorkdirError(RuntimeError):
 
 
 class Workdir:
-    """`path`, whose spec.json was written when the run began or is written now.
+    """`path`, whose spec.json says what it was run with: `stages`, the first to the newest.
 
-    `facts` are those recorded when the run began, whatever is given now.
+    A stage is a dict of a run's "spec", facts and provenance. The newest is the top level of
+    spec.json, those before it its "earlier".
     """
 
-    def __init__(self, path: str | os.PathLike, spec: Mapping[str, Any], free: tuple, **facts):
-        """Open `path` for a run of `spec`, JSON-able; `facts` (numbers, strings) go beside it.
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        spec: Mapping[str, Any],
+        free: tuple[str, ...] = (),
+        goes_on: Callable[[Mapping, Mapping], bool] = lambda new, begun: False,
+        facts: Callable[[Mapping | None], Mapping] = lambda begun: {},
+    ):
+        """Open `path` for a run of `spec`, JSON-able; another one may begin a stage of its own.
 
-        Fields in `free` may change between the runs that share a directory. Raises WorkdirError
-        where the directory cannot be written, or was begun with another spec.
+        Fields in `free` may change between the runs that share a stage. `goes_on` says whether a
+        new spec holds all that the newest stage's has; `facts` gives what to record of a new stage,
+        and is given the spec of the one before, if there was one. Raises WorkdirError where the
+        directory cannot be written, or was begun with a spec that this one does not go on from.
         """
         self.path = Path(path)
         file = self.path / "spec.json"
+        spec = json.loads(json.dumps(spec))
+        begun, differ, self.stages = None, [], []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not file.exists():
-                content = {"spec": spec, **facts, **provenance()}
-                write_text(file, json.dumps(content, indent=1) + "\n")
-            content = json.loads(file.read_text())
-            begun = {**content["spec"]}
-            self.facts = {name: type(fact)(content[name]) for name, fact in facts.items()}
+            if file.exists():
+                newest = json.loads(file.read_text())
+                self.stages = [*newest.pop("earlier", []), newest]
+                begun = {**newest["spec"]}
+                differ = [
+                    f"{name}: {begun.get(name)!r} there, {spec.get(name)!r} here"
+                    for name in {**begun, **spec}
+                    if name not in free and begun.get(name) != spec.get(name)
+                ]
+            new = begun is None or bool(differ and goes_on(spec, begun))
+            if new:
+                stage = {"spec": spec, **facts(begun), **provenance()}
+                earlier = {"earlier": self.stages} if self.stages else {}
+                write_text(file, json.dumps({**stage, **earlier}, indent=1) + "\n")
+                self.stages.append(stage)
         except OSError as error:
             reason = error.strerror or error
             raise WorkdirError(f"workdir {self.path}: cannot be used ({reason})") from None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise WorkdirError(f"{file}: is no spec of a run; choose another workdir") from None
-        spec = json.loads(json.dumps(spec))
-        differ = [
-            f"{name}: {begun.get(name)!r} there, {spec.get(name)!r} here"
-            for name in {**begun, **spec}
-            if name not in free and begun.get(name) != spec.get(name)
-        ]
-        if differ:
+        if differ and not new:
             raise WorkdirError(
                 f"workdir {self.path}: holds a run with another spec ({'; '.join(differ)}); "
                 "choose another workdir"

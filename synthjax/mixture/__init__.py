@@ -1,6 +1,26 @@
-"""Gaussian-mixture self-training: `run(Spec(...))` returns labelled results."""
+"""Gaussian-mixture self-training: `run(Spec(...))` returns labelled results.
 
-from synthjax.mixture.spec import Spec
+`register`, or `Spec` itself, takes a generator, verifier or learner of your own: a function that
+satisfies `Generator`, `Verifier` or `Learner`.
+"""
+
+from synthjax.mixture.data import Examples, Generator, Numbers, Sample
+from synthjax.mixture.learn import Fit, Learner
+from synthjax.mixture.spec import Spec, register
 from synthjax.mixture.sweep import Stopped, estimate, run
+from synthjax.mixture.verify import Verifier
 
-__all__ = ["Spec", "Stopped", "estimate", "run"]
+__all__ = [
+    "Examples",
+    "Fit",
+    "Generator",
+    "Learner",
+    "Numbers",
+    "Sample",
+    "Spec",
+    "Stopped",
+    "Verifier",
+    "estimate",
+    "register",
+    "run",
+]

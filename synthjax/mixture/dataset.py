@@ -2,17 +2,20 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from synthjax.mixture.data import Numbers
-from synthjax.mixture.plan import Group
+from synthjax.mixture.plan import groups
+from synthjax.mixture.population import Population, population, unknown
 from synthjax.mixture.spec import Spec
-from synthjax.mixture.theory import Population, population
-from synthjax.mixture.trajectory import STATUS, Record
+from synthjax.mixture.trajectory import STATUS, Record, Static
 from synthjax.protocol.proxy import rates
+from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.spec import fields_of, to_json
 
 # name: (unit, long name)
@@ -34,28 +37,54 @@ THEORY = {
 }
 
 
-def shapes(spec: Spec, points: int, trajectories: int) -> Record:
+def shapes(static: Static, points: int, trajectories: int) -> Record:
     """Shape and dtype of the records of some grid points and trajectories."""
-    shape = (points, trajectories, spec.generations + 1)
+    times = static.generations + 1 - (static.first if static.first > 1 else 0)
+    shape = (points, trajectories, times)
+    carried = times if static.parts else 1
+    return _record(shape, (*shape[:2], carried, static.d), static.keep_classifiers, static.d)
+
+
+def empty(spec: Spec, goes_on: bool) -> Record:
+    """Arrays [grid point, trajectory, generation, …] for the records of a whole sweep.
+
+    With what trajectories carry along only where some of them `goes_on`; of several d the longest.
+    """
+    grid = math.prod(len(values) for values in spec.sweep.values())
+    shape = (grid, spec.trajectories, spec.generations + 1)
+    carried = None
+    if goes_on:
+        regimes = spec.sweep.get("regime", (spec.regime,))
+        past = any(REGIMES[regime].call.past for regime in regimes)
+        longest = max(spec.sweep.get("d", (spec.d,)))
+        carried = (*shape[:2], shape[2] if past else 1, longest)
+    record = _record(shape, carried, spec.keep_classifiers, spec.d)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), record)
+
+
+def _record(
+    shape: tuple[int, ...], carried: tuple[int, ...] | None, keep_classifiers: bool, d: int
+) -> Record:
     real = jax.ShapeDtypeStruct(shape, np.float32)
     count = jax.ShapeDtypeStruct(shape, np.int32)
-    classifier = jax.ShapeDtypeStruct((*shape, spec.d), np.float32)
-    return Record(*[real] * 4, *[count] * 5, classifier if spec.keep_classifiers else None)
+    classifier = jax.ShapeDtypeStruct((*shape, d), np.float32) if keep_classifiers else None
+    carried = jax.ShapeDtypeStruct(carried, np.float32) if carried else None
+    return Record(*[real] * 4, *[count] * 5, carried, classifier)
 
 
-def empty(spec: Spec) -> Record:
-    """Arrays [grid point, trajectory, generation, …] for the records of a whole sweep."""
-    grid = math.prod(len(values) for values in spec.sweep.values())
-    return jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(spec, grid, spec.trajectories)
-    )
+class Limit(NamedTuple):
+    """The theory of every grid point, [grid point, generation], NaN where there is none.
 
-
-def to_dataset(spec: Spec, records: Record, limit: Population) -> xr.Dataset:
-    """Results with one dimension per swept field in field order, `trajectory`, `generation`.
-
-    `limit` is the theory of every grid point.
+    `missing` says where there is none and why; empty if there is some everywhere.
     """
+
+    accuracy: Float[np.ndarray, "points t"]
+    p_star: Float[np.ndarray, "points t"]
+    missing: str
+
+
+def to_dataset(spec: Spec, records: Record, limit: Limit) -> xr.Dataset:
+    """Results with one dimension per swept field in field order, `trajectory`, `generation`."""
     grid = tuple(len(values) for values in spec.sweep.values())
 
     def variable(values, unit, long_name, tail=("trajectory", "generation"), **attrs):
@@ -81,8 +110,10 @@ def to_dataset(spec: Spec, records: Record, limit: Population) -> xr.Dataset:
     if records.classifier is not None:
         tail = ("trajectory", "generation", "feature")
         variables["classifier"] = variable(records.classifier, "1", "classifier w_t", tail)
-    for values, (name, about) in zip(limit, THEORY.items(), strict=True):
-        variables[name] = variable(values, *about, ("generation",))
+    missing = {"missing": limit.missing} if limit.missing else {}
+    for name, about in THEORY.items():
+        values = {"population_accuracy": limit.accuracy, "p_star": limit.p_star}[name]
+        variables[name] = variable(values, *about, ("generation",), **missing)
     return xr.Dataset(variables, _coordinates(spec), {"spec": to_json(spec)})
 
 
@@ -103,23 +134,34 @@ def _coordinates(spec: Spec) -> dict:
     return coordinates
 
 
-def theory(spec: Spec, groups: list[Group]) -> Population:
-    """The limit of infinitely many examples at every grid point, [grid point, generation]."""
+def theory(spec: Spec) -> Limit:
+    """The limit of infinitely many examples at every grid point."""
     grid = math.prod(len(values) for values in spec.sweep.values())
     accuracy = np.full((grid, spec.generations + 1), np.nan, np.float32)
     p_star = accuracy.copy()
-    found = {}
-    for group in groups:
-        kinds = tuple(getattr(group.static, kind) for kind in _KINDS)
-        if kinds not in found:  # groups differ in kinds, shapes and seed, not in numbers
-            numbers = Numbers(*(np.broadcast_to(v, len(group.where)) for v in group.numbers))
-            with jax.default_device(_host()):
-                found[kinds] = _population(kinds, spec.generations, numbers)
-        accuracy[group.where], p_star[group.where] = found[kinds]
-    return Population(accuracy, p_star)
-
-
-_KINDS = ("features", "initial", "generator", "verifier", "learner")
+    missing, alike = {}, {}
+    for group in groups(spec):
+        if reason := unknown(group.kinds):
+            missing[reason] = None
+            continue
+        static, numbers = group.static, group.numbers
+        if not (static.parts and static.real):  # elsewhere the size has gone to infinity
+            numbers = numbers._replace(n=np.int32(1), n_real=np.int32(1))
+        rows = np.stack([np.broadcast_to(number, len(group.where)) for number in numbers], 1)
+        alike.setdefault((*group.kinds.items(), static.d), []).append((group.where, rows))
+    for (*kinds, d), parts in alike.items():
+        where, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
+        rows, back = np.unique(rows, axis=0, return_inverse=True)
+        numbers = Numbers(
+            *(
+                column.astype(number.dtype)
+                for column, number in zip(rows.T, group.numbers, strict=True)
+            )
+        )
+        with jax.default_device(_host()):
+            found = _population(tuple(kinds), spec.generations, d, numbers)
+        accuracy[where], p_star[where] = (np.asarray(leaf)[back.ravel()] for leaf in found)
+    return Limit(accuracy, p_star, "; ".join(missing))
 
 
 def _host() -> jax.Device:
@@ -130,9 +172,10 @@ def _host() -> jax.Device:
         return jax.local_devices()[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _population(kinds: tuple[str, ...], generations: int, numbers: Numbers) -> Population:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _population(
+    kinds: tuple[tuple[str, str], ...], generations: int, d: int, numbers: Numbers
+) -> Population:
     """`population` of every point; one at a time, which a CPU does faster than all at once."""
-    chosen = dict(zip(_KINDS, kinds, strict=True))
-    call = functools.partial(population, **chosen, generations=generations)
+    call = functools.partial(population, **dict(kinds), generations=generations, d=d)
     return jax.lax.map(lambda point: call(**point._asdict()), numbers)

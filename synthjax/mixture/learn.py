@@ -5,13 +5,13 @@ qᵢ is 1 for a kept guess and 0 for another, as in the paper (arXiv 2406.07515)
 Both report whether the gradient norm fell to 1e-5 of its value at w = 0, in float32.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
-from synthjax.mixture.data import Sample
+from synthjax.mixture.data import Numbers, Sample
 from synthjax.protocol.spec import Kind
 
 TOLERANCE = 1e-5
@@ -30,7 +30,18 @@ class Fit(NamedTuple):
     converged: Bool[Array, ""]
 
 
-def ridge(sample: Sample, l2: Float[Array, ""]) -> Fit:
+class Learner(Protocol):
+    """Trains a classifier on a weighted sample.
+
+    A pure JAX function of one compilation. Rows of weight 0 count for nothing, whatever they hold,
+    and there may be any number of them.
+    """
+
+    def __call__(self, key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
+        """The classifier w, which acts on x, and whether it is what the learner was after."""
+
+
+def ridge(key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
     """Squared loss ℓ(z) = (1 − z)²/2, by conjugate gradients.
 
     On isotropic features few iterations are needed, each of two products with x, which the grid
@@ -40,6 +51,7 @@ def ridge(sample: Sample, l2: Float[Array, ""]) -> Fit:
     core, LAPACK under vmap in a loop never returns.
     """
     x, labels, weights = sample
+    l2 = numbers.l2
     share = weights / jnp.maximum(weights.sum(), 1.0)
 
     def product(v):
@@ -50,7 +62,7 @@ def ridge(sample: Sample, l2: Float[Array, ""]) -> Fit:
     return _judged(w, product(w) - h, h)
 
 
-def logistic(sample: Sample, l2: Float[Array, ""]) -> Fit:
+def logistic(key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
     """Logistic loss ℓ(z) = log(1 + e⁻ᶻ), by L-BFGS with the margins carried along.
 
     On isotropic features the Hessian is nearly a multiple of the identity, so a few curvature
@@ -58,6 +70,7 @@ def logistic(sample: Sample, l2: Float[Array, ""]) -> Fit:
     needs none. benchmarks/logistic_solvers.py measures it against Newton and Newton–CG.
     """
     x, labels, weights = sample
+    l2 = numbers.l2
     share = weights / jnp.maximum(weights.sum(), 1.0)
 
     def gradient(w, doubt):

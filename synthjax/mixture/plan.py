@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from synthjax.mixture.covariance import dense
 from synthjax.mixture.data import Numbers
-from synthjax.mixture.spec import Spec
+from synthjax.mixture.spec import Spec, reads
 from synthjax.mixture.trajectory import Static
-from synthjax.protocol.spec import SpecError, combinations
+from synthjax.protocol.keys import BLOCK
+from synthjax.protocol.spec import SpecError, combinations, fields_of
 
 # Features drawn by one chunk, in numbers, per device: least and most. Some seconds of work at most
 # (a stop waits for it), and within that about CHUNKS of them in a sweep (each is a folder).
@@ -32,27 +34,47 @@ CHUNKS = 64
 CPU_TILE = 2**19
 # Grid points that share a draw of the features. More would save little and cost memory.
 TILE_POINTS = 8
+# Fields of the spec that a static takes the kind of.
+KINDS = {
+    name: field.metadata["kinds"]
+    for name, field in fields_of(Spec).items()
+    if name in Static._fields and field.metadata["kinds"] is not None
+}
+# Numbers of examples and guesses: arrays are as long as the largest of a group, whose values lie
+# within a power of two of each other, or up to the power given here.
+SIZES = {"n": 6, "n_real": 6, "k": 3}
+# Numbers that change the features, which grid points share otherwise.
+OWN_FEATURES = {"signal", "covariance_decay"}
 # Arrays of the size of the features that a tile holds at most, with those that draw them.
 COPIES = 9
+# Arrays of the size of the past, or of a sample drawn from it, that a tile holds at most.
+PAST_COPIES = 2
 # Vectors over the examples (labels, margins and the like) that a grid point holds at most, and half
 # as many as it holds over the features.
 VECTORS = 24
+# Vectors over all guesses for the examples, or over the past, from which some are selected.
+GUESSES = 8
+# Records of a generation that a grid point holds twice over.
+RECORDS = 4
 # What putting labelled results together needs, as a multiple of the records.
 ASSEMBLY = 5
 
 
 class Group(NamedTuple):
-    """Grid points that share shapes, kinds and base seed.
+    """Grid points that share a program and base seed, and lack the same trajectories.
 
     Fields: `where` are flat indices into the grid; `swept` names the numbers that vary, `numbers`
-    holds them all, a vector over `where` where swept and a scalar where not.
+    holds them all, a vector over `where` where swept and a scalar where not; `trajectories` are
+    those to run; `kinds` names the kinds that `static` holds.
     """
 
     static: Static
+    kinds: dict[str, str]
     seed: int
     where: np.ndarray
     swept: tuple[str, ...]
     numbers: Numbers
+    trajectories: range
 
 
 class Chunk(NamedTuple):
@@ -81,45 +103,131 @@ class Tile(NamedTuple):
     devices: int
 
 
-def groups(spec: Spec) -> list[Group]:
-    """The groups of a sweep, in grid order."""
+def groups(spec: Spec, before: Spec | None = None) -> list[Group]:
+    """The groups of a sweep, in grid order; those that a run of `before` leaves to do, if given."""
     swept = tuple(name for name in spec.sweep if name in Numbers._fields)
     fixed = [name for name in spec.sweep if name not in swept]
     shape = tuple(len(values) for values in spec.sweep.values())
     grid = np.arange(math.prod(shape)).reshape(shape)
     mesh = np.meshgrid(*(spec.sweep[name] for name in swept), indexing="ij")
     vectors = {name: values.ravel() for name, values in zip(swept, mesh, strict=True)}
-    numbers = Numbers(
-        *(np.float32(vectors.get(name, getattr(spec, name))) for name in Numbers._fields)
-    )
+    done = np.zeros(grid.size, bool)
+    if before is not None:
+        done[within(before, spec)] = True
     result = []
     for values in combinations(spec, fixed):
         at = tuple(
             spec.sweep[name].index(values[name]) if name in values else slice(None)
             for name in spec.sweep
         )
-        static = Static(*(values.get(name, getattr(spec, name)) for name in Static._fields))
         where = np.asarray(grid[at]).ravel()
-        result.append(Group(static, values.get("seed", spec.seed), where, swept, numbers))
+        point = {name: values.get(name, getattr(spec, name)) for name in (*KINDS, "d", "seed")}
+        kinds = {name: point[name] for name in KINDS}
+        read = reads(kinds)
+        sizes = {
+            name: np.broadcast_to(vectors.get(name, getattr(spec, name)), where.shape)
+            for name in SIZES
+            if name in read
+        }
+        for inside in _alike(sizes, len(where)):
+            for part, trajectories, first in _todo(spec, before, inside & done[where], inside):
+                longest = {name: int(size[part].max()) for name, size in sizes.items()}
+                static = Static(
+                    **{name: KINDS[name][kind] for name, kind in kinds.items()},
+                    n=_rows(longest["n"]),
+                    d=point["d"],
+                    n_real=_rows(longest.get("n_real", 1)),
+                    k=longest.get("k", 1),
+                    first=first,
+                    generations=spec.generations,
+                    keep_classifiers=spec.keep_classifiers,
+                )
+                numbers = Numbers(
+                    *(
+                        np.asarray(
+                            vectors[name][part] if name in swept else getattr(spec, name),
+                            np.int32 if name in SIZES else np.float32,
+                        )
+                        for name in Numbers._fields
+                    )
+                )
+                group = static, kinds, point["seed"], where[part], swept, numbers, trajectories
+                result.append(Group(*group))
     return result
 
 
-def chunks(spec: Spec, work: int) -> Iterator[Chunk]:
-    """The chunks of a sweep in order; `work` is the number of features that one may draw."""
-    for index, group in enumerate(groups(spec)):
-        static, points = group.static, len(group.where)
+def _alike(sizes: dict[str, np.ndarray], points: int) -> Iterator[np.ndarray]:
+    """Masks over the points, of those whose sizes lie within the same powers of two."""
+    powers = np.zeros((points, len(sizes)), int)
+    for i, (name, size) in enumerate(sizes.items()):
+        powers[:, i] = np.maximum(np.frexp(size - 1.0)[1], SIZES[name])
+    for power in np.unique(powers, axis=0):
+        yield (powers == power).all(1)
+
+
+def _rows(n: int) -> int:
+    """Length of an array for n rows: a whole number of blocks that share a key."""
+    return -(-n // BLOCK) * BLOCK
+
+
+def _todo(spec: Spec, before: Spec | None, old: np.ndarray, inside: np.ndarray) -> Iterator[tuple]:
+    """(which points, trajectories, first generation) of what is to do at the points `inside`."""
+    every, new = range(spec.trajectories), inside & ~old
+    if new.any():
+        yield new, every, 1
+    if old.any():
+        if spec.trajectories > before.trajectories:
+            yield old, every[before.trajectories :], 1
+        if spec.generations > before.generations:
+            yield old, every[: before.trajectories], before.generations + 1
+
+
+def within(small: Spec, large: Spec) -> np.ndarray | None:
+    """For every grid point of a spec its flat index in another's grid; None if any is not there.
+
+    Specs agree in all but their sweeps and how often and how long they run, or there is no such
+    index.
+    """
+    names = [name for name in fields_of(large) if name in {**small.sweep, **large.sweep}]
+    free = {"sweep", "trajectories", "generations", "memory_gb", *names}
+    if any(getattr(small, name) != getattr(large, name) for name in {*fields_of(small)} - free):
+        return None
+    index = {tuple(point.values()): i for i, point in enumerate(combinations(large, names))}
+    found = [index.get(tuple(point.values())) for point in combinations(small, names)]
+    return None if None in found else np.array(found)
+
+
+def extends(large: Spec, small: Spec) -> bool:
+    """Whether a run of `small` can go on as one of `large`: nothing of it is lost."""
+    return (
+        large.trajectories >= small.trajectories
+        and large.generations >= small.generations
+        and within(small, large) is not None
+    )
+
+
+def chunks(parts: list[Group], work: int) -> Iterator[Chunk]:
+    """The chunks of groups in order; `work` is the number of features that one may draw."""
+    for index, group in enumerate(parts):
+        points, repeats = len(group.where), group.trajectories
         # Pairs of a grid point and a trajectory that a chunk has room for.
-        pairs = max(1, work // (static.n * static.d * static.generations))
+        pairs = max(1, work // _drawn(group.static))
         block = min(points, TILE_POINTS)
-        if spec.trajectories * block > pairs:
-            columns = _even(spec.trajectories, max(1, pairs // block))
+        if len(repeats) * block > pairs:
+            columns = _even(len(repeats), max(1, pairs // block))
             rows = _even(points, block)
         else:
-            columns = [slice(0, spec.trajectories)]
-            rows = _even(points, pairs // (spec.trajectories * block) * block)
+            columns = [slice(0, len(repeats))]
+            rows = _even(points, pairs // (len(repeats) * block) * block)
         for row in rows:
             for column in columns:
-                yield Chunk(index, row, column)
+                start, stop = repeats.start + column.start, repeats.start + column.stop
+                yield Chunk(index, row, slice(start, stop))
+
+
+def _drawn(static: Static) -> int:
+    """Features that a trajectory draws: of what is to come, and of the past if it counts."""
+    return static.n * static.d * (static.generations - (0 if static.parts else static.first - 1))
 
 
 def _even(total: int, size: int) -> list[slice]:
@@ -131,12 +239,23 @@ def _even(total: int, size: int) -> list[slice]:
 
 def bytes_of(static: Static, swept: tuple[str, ...], points: int) -> int:
     """Upper estimate of the memory for a tile of one trajectory at some grid points, in bytes."""
-    n = max(static.n, static.n_real * (static.initial == "real"))
-    # Where the signal is swept every grid point has features of its own.
-    features = COPIES * n * static.d * (points if "signal" in swept else 1)
-    classifiers = static.d * (static.generations + 1) * static.keep_classifiers
-    vectors = VECTORS * n + 2 * VECTORS * static.d  # L-BFGS remembers some
-    return 4 * (features + points * (vectors + classifiers))
+    n, d = max(static.n, static.n_real * static.real), static.d
+    # Where the features depend on what is swept every grid point has its own.
+    own = points if OWN_FEATURES & {*swept} else 1
+    features = COPIES * n * d * own
+    vectors = VECTORS * n + 2 * VECTORS * d + GUESSES * static.n * static.k * (static.k > 1)
+    if static.parts:
+        past = sum(static.parts)
+        features += PAST_COPIES * past * d * own
+        if static.regime.call.subsample:
+            # Every grid point has a draw of its own, which is all that is trained on.
+            vectors += GUESSES * past + PAST_COPIES * static.n * d
+        else:
+            vectors += VECTORS * past
+    if static.covariance.call is dense:
+        features += (1 + 3 * points * ("covariance_decay" in swept)) * d**2 + 3 * d**2
+    records = (RECORDS + d * static.keep_classifiers) * (static.generations + 1)
+    return 4 * (features + points * (vectors + records + 2 * d * static.carried))
 
 
 def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, devices: int) -> Tile:
@@ -151,8 +270,9 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
         raise SpecError(
             "memory_gb",
             spec.memory_gb,
-            f"must be at least {1.005 * one / 2**30:.3g}: one trajectory at n={static.n}, "
-            f"d={static.d} needs that",
+            f"must be at least {1.005 * one / 2**30:.3g}: one trajectory at "
+            f"n={np.max(group.numbers.n)}, "
+            f"d={static.d}{_with_past(static)} needs that",
         )
     devices = min(devices, int(budget // one))
     points = min(shape[0], TILE_POINTS)
@@ -172,6 +292,12 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
     return Tile(points, -(-shape[1] // parts), count, devices)
 
 
+def _with_past(static: Static) -> str:
+    if not static.parts:
+        return ""
+    return f", which keeps the examples of all {static.generations} generations,"
+
+
 def result_bytes(spec: Spec) -> int:
     """Memory for the records of a whole sweep: nine numbers a generation, and the classifiers."""
     grid = math.prod(len(values) for values in spec.sweep.values())
@@ -179,24 +305,17 @@ def result_bytes(spec: Spec) -> int:
     return 4 * grid * spec.trajectories * (spec.generations + 1) * numbers
 
 
-def chunk_work(spec: Spec, platform: str, devices: int) -> int:
-    """Features that a chunk of this sweep may draw on these devices."""
+def chunk_work(parts: list[Group], platform: str, devices: int) -> int:
+    """Features that a chunk of these groups may draw on these devices."""
     least, most = CHUNK_WORK.get(platform, CHUNK_WORK["gpu"])
     drawn = sum(
-        group.static.n * group.static.d * spec.generations * spec.trajectories * len(group.where)
-        for group in groups(spec)
+        _drawn(group.static) * len(group.trajectories) * len(group.where) for group in parts
     )
     return min(max(drawn // CHUNKS, least * devices), most * devices)
 
 
-def layout(
-    spec: Spec, work: int, platform: str, devices: int
-) -> tuple[list[Group], list[Chunk], list[Tile]]:
-    """Groups, chunks of `work`, and the tile of every group.
-
-    A tile is fitted to the group's largest chunk, so that a group compiles once. Raises SpecError
-    where memory is too small for a trajectory, or the machine's for the results.
-    """
+def check_results(spec: Spec) -> None:
+    """SpecError where the machine's memory is too small for the results."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if ASSEMBLY * result_bytes(spec) > memory:
         raise SpecError(
@@ -206,8 +325,24 @@ def layout(
             f"{ASSEMBLY} times that while they are put together; this machine has "
             f"{memory / 2**30:.3g}: take fewer trajectories or generations or a smaller sweep",
         )
-    parts, cuts = groups(spec), list(chunks(spec, work))
+
+
+class Layout(NamedTuple):
+    """Groups, their chunks in order, and a tile for every group, to fit its largest chunk.
+
+    So a group compiles once.
+    """
+
+    groups: list[Group]
+    chunks: list[Chunk]
+    tiles: list[Tile]
+
+
+def layout(
+    spec: Spec, parts: list[Group], cuts: list[Chunk], platform: str, devices: int
+) -> Layout:
+    """Groups, chunks and tiles; SpecError where memory is too small for a trajectory."""
     shapes = [np.array([c.shape for c in cuts if c.group == g]) for g in range(len(parts))]
     largest = [tuple(shape.max(axis=0).tolist()) for shape in shapes]
     fitted = [tile(spec, *pair, platform, devices) for pair in zip(parts, largest, strict=True)]
-    return parts, cuts, fitted
+    return Layout(parts, cuts, fitted)

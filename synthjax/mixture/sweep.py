@@ -4,24 +4,29 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
 import xarray as xr
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
 from synthjax.io.results import write
 from synthjax.io.stop import GracefulStop
-from synthjax.io.workdir import Workdir
+from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.mixture import dataset, plan
+from synthjax.mixture.covariance import dense, rotation
 from synthjax.mixture.data import Numbers
 from synthjax.mixture.spec import Spec
-from synthjax.mixture.trajectory import Record, Static, trajectory
+from synthjax.mixture.trajectory import Before, Record, Static, trajectory
 from synthjax.protocol.spec import to_json
+
+# Compiled programs to hold at one time: on a CPU each maps some 450 regions of memory, of which
+# Linux allows a process 65,530.
+PROGRAMS = 64
 
 
 class Stopped(Exception):
@@ -33,30 +38,44 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
 
     With `workdir`, every chunk is saved as it is computed (Orbax, under `checkpoints/`), a run
     that was interrupted goes on where it was, and `spec.json`, `metrics.jsonl` and `results.nc`
-    are written there. Raises SpecError, WorkdirError, CheckpointError, or Stopped after a SIGTERM.
+    are written there. A workdir accepts a spec with more trajectories, more generations or further
+    values of axes than it was begun with, and computes what is new. Raises SpecError, WorkdirError,
+    CheckpointError, or Stopped after a SIGTERM.
     """
     devices = jax.local_devices()
-    work = plan.chunk_work(spec, devices[0].platform, len(devices))
+    plan.check_results(spec)
     if workdir is None:
-        sweep = _Sweep(spec, work, devices)
+        sweep = _Sweep(spec, [(spec, _chunk_work(spec, None, devices))], devices)
         for _ in sweep.compute():
             pass
         return sweep.results()
-    plan.layout(spec, work, devices[0].platform, len(devices))  # refuses before anything is written
-    place = Workdir(workdir, json.loads(to_json(spec)), free=("memory_gb",), chunk_work=work)
+    estimate(spec)  # refuses before anything is written
+    place = Workdir(
+        workdir,
+        json.loads(to_json(spec)),
+        free=("memory_gb",),
+        goes_on=_goes_on,
+        facts=lambda before: {
+            "chunk_work": _chunk_work(spec, Spec(**before) if before else None, devices)
+        },
+    )
     # Chunks are cut as they were when the run began, whatever this machine would choose.
-    sweep = _Sweep(spec, place.facts["chunk_work"], devices)
+    try:
+        stages = [(Spec(**stage["spec"]), int(stage["chunk_work"])) for stage in place.stages]
+    except (KeyError, TypeError, ValueError):
+        raise WorkdirError(f"{place.path}/spec.json: is no spec of a run of this version") from None
+    sweep = _Sweep(spec, stages, devices)
     with (
         GracefulStop() as stop,
         Metrics(place.path / "metrics.jsonl") as metrics,
         Checkpoints(place.path / "checkpoints") as checkpoints,
     ):
-        for step in sweep.todo.keys() & checkpoints.steps():
+        for step in sorted(sweep.todo.keys() & checkpoints.steps()):
             saved = checkpoints.restore(step, _leaves(sweep.target(step)))
             sweep.put(step, Record(**{"classifier": None, **saved}))
         for step, record, seconds in sweep.compute(lambda: stop.requested):
             checkpoints.save(step, _leaves(record))
-            metrics.write(chunk=step, seconds=seconds, **_summary(sweep.chunks[step], record))
+            metrics.write(chunk=step, seconds=seconds, **sweep.summary(step, record))
     if sweep.todo:
         done = _pairs(sweep.chunks) - _pairs(sweep.todo.values())
         raise Stopped(f"{done} of {_pairs(sweep.chunks)} trajectories are computed and saved")
@@ -72,8 +91,8 @@ def estimate(spec: Spec) -> str:
     are larger than the machine's memory.
     """
     devices = jax.local_devices()
-    work = plan.chunk_work(spec, devices[0].platform, len(devices))
-    groups, chunks, tiles = plan.layout(spec, work, devices[0].platform, len(devices))
+    plan.check_results(spec)
+    groups, chunks, tiles = _layout(spec, [(spec, _chunk_work(spec, None, devices))], devices)
     held = max(
         plan.bytes_of(group.static, group.swept, tile.points) * tile.trajectories * tile.devices
         for group, tile in zip(groups, tiles, strict=True)
@@ -87,33 +106,78 @@ def estimate(spec: Spec) -> str:
     )
 
 
+# A spec that a workdir was run with, and the features that a chunk of it may draw.
+Stage = tuple[Spec, int]
+
+
+def _goes_on(large: Mapping, small: Mapping) -> bool:
+    try:
+        return plan.extends(Spec(**large), Spec(**small))
+    except (TypeError, ValueError):  # of another version
+        return False
+
+
+def _chunk_work(spec: Spec, before: Spec | None, devices: list[jax.Device]) -> int:
+    return plan.chunk_work(plan.groups(spec, before), devices[0].platform, len(devices))
+
+
+def _layout(spec: Spec, stages: list[Stage], devices: list[jax.Device]) -> plan.Layout:
+    """What each stage added to the one before, in order, as parts of the grid of `spec`."""
+    groups, chunks, before = [], [], None
+    for stage, work in stages:
+        parts, place = plan.groups(stage, before), plan.within(stage, spec)
+        for chunk in plan.chunks(parts, work):
+            chunks.append(chunk._replace(group=len(groups) + chunk.group))
+        groups += [group._replace(where=place[group.where]) for group in parts]
+        before = stage
+    return plan.layout(spec, groups, chunks, devices[0].platform, len(devices))
+
+
 class _Sweep:
     """A sweep under way: its chunks, those that are still to do, and the records so far."""
 
-    def __init__(self, spec: Spec, work: int, devices: list[jax.Device]):
+    def __init__(self, spec: Spec, stages: list[Stage], devices: list[jax.Device]):
         self.devices = devices
-        layout = plan.layout(spec, work, devices[0].platform, len(devices))
-        self.groups, self.chunks, self.tiles = layout
+        self.groups, self.chunks, self.tiles = _layout(spec, stages, devices)
         self.todo = dict(enumerate(self.chunks))
-        self.limit = dataset.theory(spec, self.groups)
-        self.records = dataset.empty(spec)
+        self.limit = dataset.theory(spec)
+        goes_on = any(group.static.first > 1 for group in self.groups)
+        self.records = dataset.empty(spec, goes_on)
         self._spec = spec
 
     def target(self, step: int) -> Record:
         """Shapes and dtypes of a chunk's record."""
-        return dataset.shapes(self._spec, *self.chunks[step].shape)
+        return dataset.shapes(self._static(step), *self.chunks[step].shape)
 
     def results(self) -> xr.Dataset:
         """The labelled results, once nothing is left to do."""
         return dataset.to_dataset(self._spec, self.records, self.limit)
 
     def put(self, step: int, record: Record) -> None:
-        """Take in the record of a chunk, [points, trajectories, T+1, …]."""
-        chunk = self.todo.pop(step)
+        """Take in the record of a chunk, [points, trajectories, t, …]."""
+        static, chunk = self._static(step), self.todo.pop(step)
         where = self.groups[chunk.group].where[chunk.points]
         for whole, part in zip(self.records, record, strict=True):
-            if whole is not None:
-                whole[where, chunk.trajectories] = part
+            if whole is not None and part is not None:
+                time = slice(0 if static.first == 1 else static.first, static.generations + 1)
+                if part is record.carried:
+                    whole = whole[..., : static.d]
+                    time = time if static.parts else slice(1)
+                whole[where, chunk.trajectories, time] = part
+
+    def summary(self, step: int, record: Record) -> dict:
+        """A line of metrics.jsonl: which part this was, and its mean accuracy by generation."""
+        chunk, static = self.chunks[step], self._static(step)
+        fine = np.isfinite(record.accuracy)
+        mean = np.where(fine, record.accuracy, 0).sum((0, 1)) / np.maximum(fine.sum((0, 1)), 1)
+        return {
+            "group": chunk.group,
+            "points": [chunk.points.start, chunk.points.stop],
+            "trajectories": [chunk.trajectories.start, chunk.trajectories.stop],
+            "generations": [0 if static.first == 1 else static.first, static.generations],
+            "accuracy": np.where(fine.any((0, 1)), mean, np.nan).round(6).tolist(),
+            "not_fine": int((record.status > 0).sum()),
+        }
 
     def compute(
         self, halt: Callable[[], bool] = lambda: False
@@ -124,29 +188,52 @@ class _Sweep:
         """
         total = _pairs(self.chunks)
         ahead, began = None, time.perf_counter()
+
+        def finish(step, started):
+            nonlocal began
+            chunk = self.chunks[step]
+            record = _fetch(chunk, self.tiles[chunk.group], started)
+            self.put(step, record)
+            now = time.perf_counter()
+            yield step, record, now - began
+            began = now
+            progress.advance(_pairs([chunk]))
+
         with Progress("trajectories", total, total - _pairs(self.todo.values())) as progress:
             for step in [*self.todo, None]:
                 running = None
                 if step is not None and not halt():
-                    chunk = self.chunks[step]
-                    group, tile = self.groups[chunk.group], self.tiles[chunk.group]
-                    started = run_tiles(*arguments(group, chunk, tile, self.devices))
-                    running = step, chunk, tile, started
+                    if ahead is not None and self._static(step).first > 1:
+                        yield from finish(*ahead)  # this one may go on from it
+                        ahead = None
+                    running = step, self._start(step)
                 if ahead is not None:
-                    step, chunk, tile, started = ahead
-                    record = _fetch(chunk, tile, started)
-                    self.put(step, record)
-                    now = time.perf_counter()
-                    yield step, record, now - began
-                    began = now
-                    progress.advance(_pairs([chunk]))
+                    yield from finish(*ahead)
                 ahead = running
+
+    def _static(self, step: int) -> Static:
+        return self.groups[self.chunks[step].group].static
+
+    def _start(self, step: int) -> Record:
+        chunk = self.chunks[step]
+        group, tile = self.groups[chunk.group], self.tiles[chunk.group]
+        if run_tiles._cache_size() >= PROGRAMS:
+            run_tiles.clear_cache()
+        return run_tiles(*arguments(group, chunk, tile, self.devices, self.records))
 
 
 def arguments(
-    group: plan.Group, chunk: plan.Chunk, tile: plan.Tile, devices: list[jax.Device]
+    group: plan.Group,
+    chunk: plan.Chunk,
+    tile: plan.Tile,
+    devices: list[jax.Device],
+    records: Record,
 ) -> tuple:
-    """What `run_tiles` takes: a chunk in tiles, padded by repetition to fill tiles and devices."""
+    """What `run_tiles` takes: a chunk in tiles, padded by repetition to fill tiles and devices.
+
+    `records` are those of the whole sweep, from which a chunk may go on.
+    """
+    static = group.static
     rows, columns = _cut(chunk, tile)
     order = np.minimum(np.arange(tile.count), rows * columns - 1)
     point = _padded(chunk.points, rows, tile.points)[order // columns]
@@ -154,9 +241,17 @@ def arguments(
     numbers = group.numbers._replace(
         **{name: getattr(group.numbers, name)[point] for name in group.swept}
     )
+    before = None
+    if static.first > 1:
+        at = group.where[point][:, None, :], index[:, :, None]
+        carried = records.carried[..., : static.d][at]
+        carried = carried[..., : static.first if static.parts else 1, :]
+        before = Before(carried, records.status[..., static.first - 1][at])
+    axes = rotation(static.d) if static.covariance.call is dense else None
     mesh = Mesh(np.array(devices[: tile.devices]), ("trajectory",))
     seed = np.uint32(group.seed)
-    return group.static, group.swept, tile.points, mesh, numbers, seed, index.astype(np.int32)
+    index = index.astype(np.int32)
+    return static, group.swept, tile.points, mesh, axes, numbers, seed, index, before
 
 
 def _cut(chunk: plan.Chunk, tile: plan.Tile) -> tuple[int, int]:
@@ -189,44 +284,47 @@ def run_tiles(
     swept: tuple[str, ...],
     tile_points: int,
     mesh: Mesh,
+    axes: Float[Array, "d d"] | None,
     numbers: Numbers,
     seed: Int[Array, ""],
     index: Int[Array, "tiles trajectories"],
+    before: Before | None,
 ) -> Record:
-    """Records [tiles, trajectories, points, T+1, …] of tiles sharded over the mesh.
+    """Records [tiles, trajectories, points, t, …] of tiles sharded over the mesh.
 
-    `numbers` are [tiles, points] where swept and scalars elsewhere. The grid points of a tile share
-    a trajectory's draw of the features: the draw depends on neither, so vmap leaves it alone.
+    `numbers` are [tiles, points] where swept and scalars elsewhere, `before` [tiles, trajectories,
+    points, …]. The grid points of a tile share a trajectory's draw of the features: the draw
+    depends on neither, so vmap leaves it alone.
     """
 
     def along(value: object, rest: object) -> Numbers:
         return Numbers(*(value if name in swept else rest for name in Numbers._fields))
 
-    def one_device(numbers, seed, index):
+    def one_device(numbers, axes, seed, index, before):
         def one_tile(args):
-            varying, index = args
+            varying, index, before = args
             inside = Numbers(*(numbers[i] if v is None else v for i, v in enumerate(varying)))
             points = jax.vmap(
-                lambda numbers, i: trajectory(static, numbers, seed, i),
-                (along(0, None), None),
+                lambda numbers, i, before: trajectory(static, numbers, axes, seed, i, before),
+                (along(0, None), None, 0),
                 axis_size=tile_points,
             )
-            return jax.vmap(points, (None, 0))(inside, index)
+            return jax.vmap(points, (None, 0, 0))(inside, index, before)
 
         varying = Numbers(
             *(v if n in swept else None for n, v in zip(Numbers._fields, numbers, strict=True))
         )
-        return jax.lax.map(one_tile, (varying, index))
+        return jax.lax.map(one_tile, (varying, index, before))
 
     split, whole = PartitionSpec("trajectory"), PartitionSpec()
     sharded = jax.shard_map(
         one_device,
         mesh=mesh,
-        in_specs=(along(split, whole), whole, split),
+        in_specs=(along(split, whole), whole, whole, split, split),
         out_specs=split,
         check_vma=False,
     )
-    return sharded(numbers, seed, index)
+    return sharded(numbers, axes, seed, index, before)
 
 
 def _leaves(record: Record) -> dict:
@@ -237,16 +335,3 @@ def _leaves(record: Record) -> dict:
 def _pairs(chunks: Iterable[plan.Chunk]) -> int:
     """Trajectories in chunks, over all their grid points."""
     return sum(chunk.shape[0] * chunk.shape[1] for chunk in chunks)
-
-
-def _summary(chunk: plan.Chunk, record: Record) -> dict:
-    """A line of metrics.jsonl: which part this was, and its mean accuracy by generation."""
-    fine = np.isfinite(record.accuracy)
-    mean = np.where(fine, record.accuracy, 0).sum((0, 1)) / np.maximum(fine.sum((0, 1)), 1)
-    return {
-        "group": chunk.group,
-        "points": [chunk.points.start, chunk.points.stop],
-        "trajectories": [chunk.trajectories.start, chunk.trajectories.stop],
-        "accuracy": np.where(fine.any((0, 1)), mean, np.nan).round(6).tolist(),
-        "not_fine": int((record.status > 0).sum()),
-    }

@@ -1,45 +1,27 @@
-"""Self-training with verification in the population limit: n → ∞ at fixed d, isotropic Σ.
+"""Closed forms of self-training with verification: angles, rates, accuracies, boundaries.
 
 The setting and the formulas are those of Feng, Dohmatob, Yang, Charton and Kempe, *Beyond Model
 Collapse: Scaling Up with Synthesized Data Requires Verification* (arXiv 2406.07515), "the paper"
 below. Everything that decides a trajectory lies in the span of three unit vectors: the truth w*
 (the Bayes direction), the generator g and the verifier v; see `place`.
 
-Angles are radians, results float32. Kinds (strings) and `generations` are static, everything else
-may be traced, so that all of it can be jitted and vmapped. Over a grid on a CPU, `lax.map` of
-`population` beats `vmap`: a point's nodes fit the cache, and it stops when it has converged.
+Angles are radians, results float32. Kinds (strings) are static, everything else may be traced, so
+that all of it can be jitted and vmapped. The limit n → ∞ of whole trajectories is `population`'s.
 """
 
-from functools import partial
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.numpy.linalg import norm
 from jax.scipy.special import erf, ndtr
 from jaxtyping import Array, Float
 
-from synthjax.mixture.quadrature import Scalar, legendre, minimiser, sector, with_normal
+from synthjax.mixture.quadrature import Scalar, legendre
 
 _AGREEMENT_NODES = 24
-_HALF_SPACE_ANGLES = 48
-_WEDGE_ANGLES = 32
 _ROUNDING = 1e-6  # float32: angles and differences of probabilities below this are taken for 0
 
 Vector = Float[Array, "*batch 3"]
 Batch = Float[Array, "*batch"]
-
-
-class Population(NamedTuple):
-    """A trajectory without randomness; entry t belongs to generation t.
-
-    `accuracy`: agreement of the classifier w_t with the Bayes classifier, in [0, 1].
-    `p_star`: breakdown point of the verifier on the guesses that w_t is trained on; NaN at 0.
-    """
-
-    accuracy: Float[Array, " generations+1"]
-    p_star: Float[Array, " generations+1"]
 
 
 def breakdown_point(phi: Batch | float, psi: Batch | float) -> Batch | float:
@@ -86,10 +68,10 @@ def linear_verifier_rates(
     """
     _, generator, verifier = place(theta_gen, theta_ver, error_correlation)
     a, b = jnp.broadcast_arrays(theta_gen, theta_ver)
-    return _cone_rates(a, b, angle_between(generator, verifier))
+    return cone_rates(a, b, angle_between(generator, verifier))
 
 
-def _cone_rates(a: Batch, b: Batch, c: Batch) -> tuple[Batch, Batch, Batch]:
+def cone_rates(a: Batch, b: Batch, c: Batch) -> tuple[Batch, Batch, Batch]:
     """(p, φ, ψ) from the three angles of `linear_verifier_rates`."""
     p = a / jnp.pi
     right_and_kept = 1 - (a + b + c) / (2 * jnp.pi)
@@ -186,137 +168,3 @@ def boundary(
     exists = (height(low) > 0) & (height(high) < 0) & (a >= 0) & (a <= jnp.pi)
     low, high = lax.fori_loop(0, 30, halve, (low, high))
     return jnp.where(exists, (low + high) / 2, jnp.nan)
-
-
-def _everywhere(right: Scalar, wrong: Scalar) -> Float[Array, "3"]:
-    """Minimiser's direction where guesses are flips of the truth, kept whatever x is.
-
-    `right` and `wrong` are the joint probabilities that an example is kept and its guess right or
-    wrong: only the sign of their difference counts (the paper's theorem). Where they are equal
-    the minimiser is 0 and w_t at finite n is noise of any direction, which in high dimension is
-    orthogonal to the truth: e₁ stands for it.
-    """
-    kept, gain = right + wrong, right - wrong
-    sign = jnp.where(jnp.abs(gain) > _ROUNDING * kept, jnp.sign(gain), 0.0)
-    w = jnp.stack([sign, 1 - jnp.abs(sign), jnp.zeros_like(sign)])
-    return jnp.where(kept > 0, w, jnp.nan)
-
-
-def _half_space(
-    h: Vector, right: Scalar, wrong: Scalar, *, features: str, learner: str, l2, signal
-) -> Float[Array, "3"]:
-    """Minimiser's direction where the label is sign(h·x), kept by its being right or wrong.
-
-    `right` and `wrong` are P(kept | right) and P(kept | wrong): (φ, ψ) of a noisy verifier. A flip
-    generator with a linear verifier is the same thing: what is kept has the verifier's label, in
-    proportion 1−p where that is the truth and p where it is not.
-    """
-    a = angle_between(h, jnp.eye(3)[0])
-    sideways = h.at[0].set(0)
-    side = jnp.where(norm(sideways) > 0, _unit(sideways), jnp.eye(3)[1])
-    low, high, quarter = a - jnp.pi / 2, a + jnp.pi / 2, jnp.pi / 2
-    mean = jnp.stack([signal, 0.0])
-    if features == "teacher":  # right where u₀ > 0
-        right_points, right_weights = sector(low, quarter, 0 * mean, _HALF_SPACE_ANGLES)
-        wrong_points, wrong_weights = sector(quarter, high, 0 * mean, _HALF_SPACE_ANGLES)
-    else:  # yx is N(μ, I), and u = yx where right, −yx where wrong
-        right_points, right_weights = sector(low, high, mean, _HALF_SPACE_ANGLES)
-        wrong_points, wrong_weights = sector(low, high, -mean, _HALF_SPACE_ANGLES)
-    points = jnp.concatenate([right_points, wrong_points], axis=1)
-    weights = jnp.concatenate([right * right_weights, wrong * wrong_weights])
-    w = minimiser(points, weights, learner, l2)
-    return _unit(w[0] * jnp.eye(3)[0] + w[1] * side)
-
-
-@jax.default_matmul_precision("highest")
-def _wedge(
-    g: Vector, v: Vector, *, features: str, learner: str, l2, signal
-) -> tuple[Float[Array, "3"], Scalar]:
-    """Minimiser's direction and p* where linear generator and linear verifier must agree."""
-    first = _unit_sum(g, v)
-    a, b, c = (angle_between(*pair) for pair in ((g, jnp.eye(3)[0]), (v, jnp.eye(3)[0]), (g, v)))
-    if features == "teacher":  # reflecting g into v changes nothing, so w is the bisector
-        _, phi, psi = _cone_rates(a, b, c)
-        return first, breakdown_point(phi, psi)
-
-    # Axes: the bisector, across it towards g (anything where g = v), and out of the plane.
-    across = jnp.where(norm(g - v) > _ROUNDING, g - v, jnp.eye(3)[jnp.argmin(jnp.abs(first))])
-    second = _unit(across - (across @ first) * first)
-    frame = jnp.stack([first, second, jnp.cross(first, second)])
-    mean = signal * frame[:, 0]
-    half = (jnp.pi - c) / 2
-    (right_points, right_weights), (wrong_points, wrong_weights) = (
-        with_normal(*sector(-half, half, centre[:2], _WEDGE_ANGLES), centre[2])
-        for centre in (mean, -mean)
-    )
-    points = jnp.concatenate([right_points, wrong_points], axis=1)
-    w = minimiser(points, jnp.concatenate([right_weights, wrong_weights]), learner, l2)
-    margin = signal * jnp.cos(a)
-    phi, psi = right_weights.sum() / ndtr(margin), wrong_weights.sum() / ndtr(-margin)
-    return _unit(w @ frame), breakdown_point(phi, psi)
-
-
-def population(
-    *,
-    features: str,
-    initial: str,
-    generator: str,
-    verifier: str,
-    learner: str,
-    generations: int,
-    theta_gen: Scalar,
-    p: Scalar,
-    phi: Scalar,
-    psi: Scalar,
-    theta_ver: Scalar,
-    error_correlation: Scalar,
-    l2: Scalar,
-    signal: Scalar,
-) -> Population:
-    """Follow T = `generations` ≥ 1 generations as n → ∞; regime replace, selection prune.
-
-    Every w_t is the minimiser of E[ℓ(y′ x·w) | kept] + (l2/2)‖w‖² on the guesses of its
-    predecessor. Kinds: `features` teacher|mixture, `initial` angle|real, `generator` flip|linear,
-    `verifier` none|oracle|noisy|linear, `learner` ridge|logistic. Arguments that the kinds do not
-    read may have any value.
-
-    Generation 0: accuracy 1 − p for flip; w₀ at `theta_gen` for linear, and w* itself if it is
-    trained on true labels. From generation 2 on flip too is sign(w_{t−1}·x). Accuracy is 1/2 where
-    the minimiser is 0, and NaN from the generation on in which nothing is kept. p* of a linear
-    verifier is NaN where no guess is wrong, or none right.
-
-    l2 ≥ 0, and > 0 for logistic. Against quadrature with many more nodes, accuracy after one
-    logistic generation is within 1e-4 for l2 ≥ 1e-5 and within 3e-4 for l2 = 1e-6, at signals up
-    to 10; ridge is within 1e-5.
-    """
-    truth, g, v = place(theta_gen, theta_ver, error_correlation)
-    settings = dict(features=features, learner=learner, l2=l2, signal=signal)
-    half_space, wedge = partial(_half_space, **settings), partial(_wedge, **settings)
-    rates = {"none": (1.0, 1.0), "oracle": (1.0, 0.0), "noisy": (phi, psi)}.get(verifier)
-
-    def generation(w, _):
-        if verifier == "linear":
-            new = wedge(w, v)
-        else:
-            new = half_space(w, *rates), breakdown_point(*rates)
-        return new[0], new
-
-    def accuracy(w):
-        return agreement(angle_between(w, truth), features, signal)
-
-    if generator == "linear":
-        w = g if initial == "angle" else truth
-        start = accuracy(w)[None], jnp.full(1, jnp.nan)
-    else:
-        if verifier == "linear":
-            w = half_space(v, 1 - p, p)
-            keeps = test_agreement(theta_ver, features, signal)
-            any_right_and_wrong = (p > 0) & (p < 1)
-            p_star = jnp.where(any_right_and_wrong, breakdown_point(keeps, 1 - keeps), jnp.nan)
-        else:
-            w = _everywhere((1 - p) * rates[0], p * rates[1])
-            p_star = breakdown_point(*rates)
-        start = jnp.stack([1 - p, accuracy(w)]), jnp.stack([jnp.nan, p_star])
-
-    _, (w, p_star) = lax.scan(generation, w, length=generations + 1 - len(start[0]))
-    return Population(jnp.concatenate([start[0], accuracy(w)]), jnp.concatenate([start[1], p_star]))

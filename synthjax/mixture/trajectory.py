@@ -7,140 +7,266 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from synthjax.mixture.data import FEATURES, GENERATORS, Numbers, Sample
-from synthjax.mixture.learn import LEARNERS
+from synthjax.mixture import data, pool
+from synthjax.mixture.covariance import Covariance, times
+from synthjax.mixture.data import Examples, Numbers, Sample
 from synthjax.mixture.theory import agreement, place, test_agreement
-from synthjax.mixture.verify import VERIFIERS
 from synthjax.protocol.keys import Stream, key
-from synthjax.protocol.regime import REGIMES
-from synthjax.protocol.select import SELECTIONS
+from synthjax.protocol.spec import Kind
 
 STATUS = ("fine", "not_finite", "not_converged", "nothing_kept")
 FINE, NOT_FINITE, NOT_CONVERGED, NOTHING_KEPT = range(4)
 
 
 class Static(NamedTuple):
-    """What a compiled trajectory is fixed to: shapes and kinds."""
+    """What a compiled trajectory is fixed to: kinds and shapes.
 
-    features: str
-    initial: str
-    generator: str
-    verifier: str
-    selection: str
-    regime: str
-    learner: str
+    Fields: `n`, `n_real`, `k` are lengths of arrays, at least the numbers of the same name;
+    generations `first` to `generations` are computed, and 0 where `first` is 1.
+    """
+
+    features: Kind
+    covariance: Kind
+    initial: Kind
+    generator: Kind
+    verifier: Kind
+    selection: Kind
+    regime: Kind
+    learner: Kind
     n: int
     d: int
     n_real: int
+    k: int
+    first: int
     generations: int
     keep_classifiers: bool
 
+    @property
+    def placed(self) -> bool:
+        """Whether there is a classifier w₀; generators that do not ask for one begin without."""
+        return "initial" in self.generator.reads
+
+    @property
+    def real(self) -> bool:
+        """Whether w₀ is trained on real examples."""
+        return self.placed and "n_real" in self.initial.reads
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Rows of the past: real examples, if they count, then those of every generation."""
+        if not self.regime.call.past:
+            return ()
+        return (self.n_real * self.real, *[self.n] * self.generations)
+
+    @property
+    def carried(self) -> int:
+        """How many classifiers it takes to go on after the last generation: all, or the last."""
+        return self.generations + 1 if self.parts else 1
+
 
 class Record(NamedTuple):
-    """What is kept of each generation; every field has a leading axis t = 0 … T.
+    """What is kept of each generation; every field has a leading axis t, `carried` one of its own.
 
-    Counts are of generation t's guesses, before and after selection; 0 where there were none.
+    Overlap and norm are in the Σ inner product. Counts are of generation t's guesses, k for an
+    example, before and after selection; 0 where there were none. `carried`: see `Static.carried`.
     """
 
-    accuracy: Float[Array, " T+1"]
-    test_accuracy: Float[Array, " T+1"]
-    overlap: Float[Array, " T+1"]
-    norm: Float[Array, " T+1"]
-    status: Int[Array, " T+1"]
-    right: Int[Array, " T+1"]
-    wrong: Int[Array, " T+1"]
-    kept_right: Int[Array, " T+1"]
-    kept_wrong: Int[Array, " T+1"]
-    classifier: Float[Array, "T+1 d"] | None
+    accuracy: Float[Array, " t"]
+    test_accuracy: Float[Array, " t"]
+    overlap: Float[Array, " t"]
+    norm: Float[Array, " t"]
+    status: Int[Array, " t"]
+    right: Int[Array, " t"]
+    wrong: Int[Array, " t"]
+    kept_right: Int[Array, " t"]
+    kept_wrong: Int[Array, " t"]
+    carried: Float[Array, "carried d"]
+    classifier: Float[Array, "t d"] | None
+
+
+class Before(NamedTuple):
+    """What a trajectory goes on from: classifiers [`carried`, d] of generations before `first`.
+
+    `status` is that of the last of them.
+    """
+
+    carried: Float[Array, "carried d"]
+    status: Int[Array, ""]
 
 
 def trajectory(
     static: Static,
     numbers: Numbers,
+    axes: Float[Array, "d d"] | None,
     seed: Int[Array, ""],
     index: Int[Array, ""],
+    before: Before | None = None,
 ) -> Record:
-    """Run trajectory `index` of a spec: w₀, then T times generate, verify, select, pool, learn.
+    """Run trajectory `index` of a spec: w₀, then generate, verify, select, pool, learn, again.
 
-    Pure, and the same alone or under vmap. A generation that fails has a status and NaN from
-    there on.
+    `axes` are the principal axes of a dense Σ. Pure, and the same alone or under vmap, at once or
+    from `before` on. A generation that fails has a status and NaN from there on.
     """
-    draw = FEATURES[static.features].call
-    guess = GENERATORS[static.generator].call
-    verify = VERIFIERS[static.verifier].call
-    select = SELECTIONS[static.selection].call
-    pool = REGIMES[static.regime].call
-    learn = LEARNERS[static.learner].call
+    covariance = static.covariance.call(numbers.covariance_decay, static.d, axes)
+    regime, learn = static.regime.call, static.learner.call
 
     def stream(name: Stream, t):
         return key(seed, name, index, t)
 
+    def real_examples():
+        draw_key = stream(Stream.REAL, 0)
+        z, y = static.features.call(draw_key, numbers, static.n_real, static.d)
+        weights = (jnp.arange(static.n_real) < numbers.n_real).astype(z.dtype)
+        return Sample(times(covariance.root, z), y, weights)
+
+    def remember(past, sample, t):
+        return pool.put(past, sample, static.parts[0] + (t - 1) * static.n)
+
+    def again(past, both):
+        """The past is not saved: features and labels follow from the classifiers."""
+        w, t = both
+        return remember(past, _kept(static, numbers, covariance, stream, w, t)[0], t), None
+
     def generation(state, t):
-        w, failed = state
-        x, y = draw(stream(Stream.FEATURES, t), numbers, static.n, static.d)
-        guesses = guess(stream(Stream.GENERATE, t), numbers, t, w, x, y)
-        verdict = verify(stream(Stream.VERIFY, t), numbers, x, y, guesses)
-        weights = select(verdict)
-        w, converged = learn(pool(Sample(x, guesses, weights)), numbers.l2)
-        status = jnp.where(converged, FINE, NOT_CONVERGED)
-        status = jnp.where(jnp.isfinite(w).all(), status, NOT_FINITE)
-        status = jnp.where(weights.sum() > 0, status, NOTHING_KEPT)
+        w, failed, past = state
+        sample, counts = _kept(static, numbers, covariance, stream, w, t)
+        if regime.past:
+            past = sample = remember(past, sample, t)
+        if regime.subsample:
+            sample = pool.subsample(
+                stream(Stream.SUBSAMPLE, t), past, static.parts, numbers.n, static.n
+            )
+        w, converged = learn(stream(Stream.LEARN, t), numbers, sample)
+        status = _status(w, converged)
+        status = jnp.where(sample.weights.sum() > 0, status, NOTHING_KEPT)
         status = jnp.where(failed > FINE, failed, status)
         broken = (status == NOT_FINITE) | (status == NOTHING_KEPT)
         w = jnp.where(broken, jnp.nan, w)
-        right, kept, counted = guesses == y, weights > 0, failed == FINE
-        counts = (right, ~right, right & kept, ~right & kept)
-        counts = (jnp.sum(count & counted, dtype=jnp.int32) for count in counts)
-        record = _measure(static, numbers, w)._replace(
+        counts = (jnp.where(failed == FINE, count, 0) for count in counts)
+        record = _measure(static, numbers, covariance, w)._replace(
             **dict(zip(Record._fields[4:9], (status, *counts), strict=True))
         )
-        return (w, jnp.where(broken, status, FINE)), record
+        return (w, jnp.where(broken, status, FINE), past), (record, w)
 
     # Threefry's partitionable form computes every number twice over, for the sake of sharding one
     # array over devices, which no trajectory is: the other form draws normals in 2/3 of the time.
     with jax.default_matmul_precision("highest"), jax.threefry_partitionable(False):
-        w, first = _generation_0(static, numbers, draw, learn, stream)
-        failed = jnp.where(first.status == NOT_FINITE, NOT_FINITE, FINE)
-        ts = jnp.arange(1, static.generations + 1)
-        _, rest = jax.lax.scan(generation, (w, failed), ts)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        past = pool.empty(sum(static.parts), static.d) if regime.past else None
+        real = real_examples() if static.real and (before is None or regime.past) else None
+        if regime.past and real is not None:
+            past = pool.put(past, real, 0)
+        if before is None:
+            w, first = _generation_0(static, numbers, covariance, real, stream)
+            failed = jnp.where(first.status == NOT_FINITE, NOT_FINITE, FINE)
+        else:
+            w, failed = before.carried[-1], before.status
+            failed = jnp.where(failed == NOT_CONVERGED, FINE, failed)
+            if regime.past:
+                ts = jnp.arange(1, static.first)
+                past, _ = jax.lax.scan(again, past, (before.carried[:-1], ts))
+        ts = jnp.arange(static.first, static.generations + 1)
+        (last, *_), (rest, ws) = jax.lax.scan(generation, (w, failed, past), ts)
+    if before is None:
+        rest = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        ws = jnp.concatenate([w[None], ws])
+    return rest._replace(carried=ws if regime.past else last[None])
+
+
+def _kept(
+    static: Static,
+    numbers: Numbers,
+    covariance: Covariance,
+    stream: Callable,
+    w: Float[Array, " d"],
+    t: Int[Array, ""],
+) -> tuple[Sample, tuple[Int[Array, ""], ...]]:
+    """What is kept of the guesses that w makes in generation t, with any fresh real examples.
+
+    And how many guesses were right, wrong, kept and right, kept and wrong.
+    """
+    n, k = static.n, static.k
+    z, y = static.features.call(stream(Stream.FEATURES, t), numbers, n, static.d)
+    examples = Examples(times(covariance.root, z), z, y, w, t)
+    row = jnp.arange(n)
+    fresh = jnp.zeros(n, bool)
+    if static.regime.call.real:
+        fresh = row < jnp.round(numbers.real_fraction * numbers.n)
+    valid = (row < numbers.n) & ~fresh & (jnp.arange(k)[:, None] < numbers.k)
+
+    def one_guess(j):
+        generate, verify = (
+            jax.random.fold_in(stream(name, t), j) for name in (Stream.GENERATE, Stream.VERIFY)
+        )
+        guesses = static.generator.call(generate, numbers, examples)
+        return guesses, static.verifier.call(verify, numbers, examples, guesses)
+
+    guesses, scores = jax.vmap(one_guess)(jnp.arange(k))
+    keep = numbers.keep if "keep" in static.verifier.reads else None
+    weights = static.selection.call(
+        stream(Stream.SELECT, t), scores.astype(jnp.float32), valid, keep
+    )
+    right, kept = guesses == y, weights > 0
+    counts = (right & valid, ~right & valid, right & kept, ~right & kept)
+    counts = tuple(jnp.sum(count, dtype=jnp.int32) for count in counts)
+    # At most one guess for each example is kept.
+    labels = jnp.take_along_axis(guesses, jnp.argmax(weights, 0)[None], 0)[0]
+    labels = jnp.where(fresh, y, labels)
+    return Sample(examples.x, labels, jnp.where(fresh, 1.0, weights.sum(0))), counts
 
 
 def _generation_0(
-    static: Static, numbers: Numbers, draw: Callable, learn: Callable, stream: Callable
+    static: Static, numbers: Numbers, covariance: Covariance, real: Sample | None, stream: Callable
 ) -> tuple[Float[Array, " d"], Record]:
-    """w₀ and its record. A flip generator has no w₀; its labels are right with chance 1 − p."""
-    if static.generator == "flip":
-        w = jnp.zeros(static.d)
-        nan = jnp.full((), jnp.nan)
-        record = _measure(static, numbers, w)._replace(
-            accuracy=1 - numbers.p, test_accuracy=1 - numbers.p, overlap=nan, norm=nan
+    """w₀ and its record. A generator without a w₀ begins with 0, and its accuracy may be known."""
+    if not static.placed:
+        w, nan = jnp.zeros(static.d), jnp.full((), jnp.nan)
+        known = first_accuracy(static.generator.call, numbers)
+        record = _measure(static, numbers, covariance, w)._replace(
+            accuracy=known, test_accuracy=known, overlap=nan, norm=nan
         )
         return w, record._replace(classifier=w * nan if static.keep_classifiers else None)
-    if static.initial == "angle":
-        w = jnp.zeros(static.d).at[:3].set(place(numbers.theta_gen, 0.0, 0.0)[1])
-        return w, _measure(static, numbers, w)
-    x, y = draw(stream(Stream.REAL, 0), numbers, static.n_real, static.d)
-    w, converged = learn(Sample(x, y, jnp.ones_like(y)), numbers.l2)
+    if real is None:
+        g = place(numbers.theta_gen, 0.0, 0.0)[1]
+        w = times(covariance.inverse_root, jnp.zeros(static.d).at[:3].set(g))
+        return w, _measure(static, numbers, covariance, w)
+    w, converged = static.learner.call(stream(Stream.LEARN, 0), numbers, real)
+    record = _measure(static, numbers, covariance, w)
+    return w, record._replace(status=_status(w, converged))
+
+
+def first_accuracy(generator: Callable, numbers: Numbers) -> Float[Array, ""]:
+    """How often a generator without a w₀ is right in generation 1; NaN for a user's own."""
+    if generator is data.flip:
+        return 1 - numbers.p
+    if generator is data.flip_by_class:
+        return 1 - (numbers.p_plus + numbers.p_minus) / 2
+    return jnp.full((), jnp.nan)
+
+
+def _status(w: Float[Array, " d"], converged: Float[Array, ""]) -> Int[Array, ""]:
     status = jnp.where(converged, FINE, NOT_CONVERGED)
-    status = jnp.where(jnp.isfinite(w).all(), status, NOT_FINITE)
-    return w, _measure(static, numbers, w)._replace(status=status)
+    return jnp.where(jnp.isfinite(w).all(), status, NOT_FINITE)
 
 
-def _measure(static: Static, numbers: Numbers, w: Float[Array, " d"]) -> Record:
+def _measure(
+    static: Static, numbers: Numbers, covariance: Covariance, w: Float[Array, " d"]
+) -> Record:
     """The record of a classifier, from closed forms; status fine and no guesses counted."""
+    u = times(covariance.root, w)
     # Without a direction there is no angle, whatever arctan2 says.
-    angle = jnp.where((w != 0).any(), jnp.arctan2(jnp.linalg.norm(w[1:]), w[0]), jnp.nan)
+    angle = jnp.where((u != 0).any(), jnp.arctan2(jnp.linalg.norm(u[1:]), u[0]), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
+    features = "teacher" if static.features.call is data.teacher else "mixture"
     return Record(
-        accuracy=agreement(angle, static.features, numbers.signal),
-        test_accuracy=test_agreement(angle, static.features, numbers.signal),
+        accuracy=agreement(angle, features, numbers.signal),
+        test_accuracy=test_agreement(angle, features, numbers.signal),
         overlap=jnp.cos(angle),
-        norm=jnp.linalg.norm(w),
+        norm=jnp.linalg.norm(u),
         status=zero,
         right=zero,
         wrong=zero,
         kept_right=zero,
         kept_wrong=zero,
+        carried=None,
         classifier=w if static.keep_classifiers else None,
     )

@@ -13,21 +13,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from synthjax.io.workdir import WorkdirError
+from synthjax.mixture.spec import Spec
 from synthjax.mixture.theory import boundary
+from synthjax.protocol.spec import fields_of
 
 SYMBOLS = {
     "theta_gen": "θ_gen, generator's angle (rad)",
     "theta_ver": "θ_ver, verifier's angle (rad)",
     "p": "p, rate of wrong guesses",
+    "p_plus": "p₊, rate of wrong guesses where y = 1",
+    "p_minus": "p₋, rate of wrong guesses where y = −1",
     "phi": "φ",
     "psi": "ψ",
+    "phi_plus": "φ₊",
+    "phi_minus": "φ₋",
+    "psi_plus": "ψ₊",
+    "psi_minus": "ψ₋",
     "l2": "λ",
-    "error_correlation": "ρ",
+    "error_correlation": "ρ, how far the verifier shares the generator's mistakes",
+    "covariance_decay": "decay of Σ's spectrum",
+    "n": "n, examples of a generation",
+    "k": "k, guesses for an example",
+    "keep": "fraction kept",
+    "temperature": "temperature of the generator",
+    "real_fraction": "fraction of real examples",
 }
 MOST_SERIES = 8
 MOST_PANELS = 12
+MOST_TICKS = 8
+# Accuracies that differ by less are not shown on the whole scale from 0 to 1.
+ZOOM = 0.5
 # An axis of sizes over more than this ratio is logarithmic.
-SIZES, DECADES = ("n", "d", "n_real", "l2"), 30
+SIZES, DECADES = ("n", "d", "n_real", "k", "l2", "temperature"), 30
 
 
 def save(results: xr.Dataset, directory: Path) -> Path:
@@ -72,6 +89,14 @@ def draw(results: xr.Dataset) -> Figure:
             axis.set_title(", ".join(_value(results, *pair) for pair in at.items()), fontsize=9)
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
+    if y is None:  # only now are the limits known, which all panels share
+        low, high = grid[0, 0].get_ylim()
+        if high - low > ZOOM:
+            low, high = -0.03, 1.03
+        for axis in grid.flat[: len(panels)]:
+            axis.set_ylim(max(low, -0.03), min(high, 1.03))
+            if low < 0.5 < high:
+                axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
     more = f"\nthe first {MOST_PANELS} of {count} panels" if count > MOST_PANELS else ""
     figure.suptitle(_caption(results) + more, fontsize=9)
     return figure
@@ -89,15 +114,18 @@ def _panel(axis: Axes, part: xr.Dataset, x: str | None, y: str | None, series: s
         line = last.isel({series: i}) if series else last
         label = _series_label(part, series, i) if series else "mean of the trajectories"
         _line(axis, line, along, color, label)
-    axis.plot([], [], color="0.3", ls="--", lw=1, label="n → ∞ (theory)")
-    axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
-    axis.set(xlabel=SYMBOLS.get(along, along), ylim=(-0.03, 1.03))
+    if part.population_accuracy.notnull().any():
+        axis.plot([], [], color="0.3", ls="--", lw=1, label="n → ∞ (theory)")
+    axis.set_xlabel(SYMBOLS.get(along, along))
     if along == "generation":
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     elif along in SIZES and 0 < DECADES * part[along].min() < part[along].max():
         axis.set_xscale("log")
+        if part.sizes[along] <= MOST_TICKS:
+            axis.set_xticks(part[along].values, [f"{value:.3g}" for value in part[along].values])
+            axis.minorticks_off()
     axis.set_ylabel("accuracy" + (f" after {_times(part)}" if x else ""))
-    axis.legend(fontsize=8, loc="lower left")
+    axis.legend(fontsize=8, loc="best", framealpha=0.6)
 
 
 def _line(axis: Axes, line: xr.Dataset, along: str, color, label: str) -> None:
@@ -106,12 +134,15 @@ def _line(axis: Axes, line: xr.Dataset, along: str, color, label: str) -> None:
     with warnings.catch_warnings():  # where every trajectory failed there is no band
         warnings.simplefilter("ignore", RuntimeWarning)
         low, high = line.accuracy.quantile([0.025, 0.975], "trajectory")
-    p_stars = np.unique(line.p_star)
-    if along == "p" and len(p_stars) == 1:  # for n → ∞ a step from 1 to 0 at p*
-        p_star = float(p_stars[0])
-        axis.axvline(p_star, color=color, ls="--", lw=1.2, zorder=0)
+    p_star = line.p_star.dropna(along)
+    step = False
+    if along == "p" and p_star.size and float(p_star.max() - p_star.min()) < 1e-3:
+        # For n → ∞ a step from 1 to 0 at p*, where the breakdown theorem holds.
+        step = np.isin(line.population_accuracy.values.round(3), (0, 0.5, 1)).all()
+        p_star = float(p_star.mean())
+        axis.axvline(p_star, color=color, ls="--" if step else ":", lw=1.2, zorder=0)
         label += f", p* = {p_star:.2f}"
-    else:
+    if not step:
         axis.plot(at, line.population_accuracy, "--", color=color, lw=1)
     axis.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
     axis.plot(at, mean, "o-", color=color, ms=3, lw=1.2, label=label)
@@ -152,6 +183,9 @@ def _boundary_applies(part: xr.Dataset) -> bool:
         "initial": "angle",
         "generator": "linear",
         "verifier": "linear",
+        "selection": "prune",
+        "regime": "replace",
+        "covariance": "isotropic",
     }
     swept = set(wanted) | {"error_correlation"}
     return all(spec[k] == v for k, v in wanted.items()) and not swept & set(spec["sweep"])
@@ -189,7 +223,18 @@ def _times(results: xr.Dataset) -> str:
 
 
 def _caption(results: xr.Dataset) -> str:
+    """What the figure is of: sizes, and all that is off its default."""
     spec = _spec(results)
-    names = ("features", "generator", "verifier", "learner", "n", "d", "l2", "trajectories")
-    said = [f"{name}={spec[name]}" for name in names if name not in spec["sweep"]]
-    return "Verified self-training\n" + ", ".join(said)
+    fields, always = fields_of(Spec), ("n", "d", "learner", "l2", "trajectories")
+    said = [
+        f"{name}={spec[name]:.4g}" if isinstance(spec[name], float) else f"{name}={spec[name]}"
+        for name, field in fields.items()
+        if name not in ("sweep", *spec["sweep"], *HIDDEN)
+        and (name in always or spec[name] != field.default)
+    ]
+    lines = [", ".join(said[i : i + PER_LINE]) for i in range(0, len(said), PER_LINE)]
+    return "\n".join(["Verified self-training", *lines])
+
+
+# Fields that a figure does not show, and how many of the others a line of its caption takes.
+HIDDEN, PER_LINE = ("memory_gb", "keep_classifiers", "engine", "seed", "generations"), 7

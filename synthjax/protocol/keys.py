@@ -9,7 +9,12 @@ value's result does not depend on the other values of its axis.
 import enum
 
 import jax
-from jaxtyping import Array, Int, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+# Rows that share a key. A row's numbers depend on its block alone, so n rows are the first n of any
+# longer draw, whatever the shape of the array that holds them.
+BLOCK = 64
 
 
 class Stream(enum.IntEnum):
@@ -19,6 +24,9 @@ class Stream(enum.IntEnum):
     REAL = 1
     GENERATE = 2
     VERIFY = 3
+    SELECT = 4
+    SUBSAMPLE = 5
+    LEARN = 6
 
 
 def key(
@@ -35,3 +43,19 @@ def key(
     for index in (int(stream), trajectory, generation):
         base = jax.random.fold_in(base, index)
     return base
+
+
+def _blocks(key: Key[Array, ""], rows: int) -> Key[Array, " blocks"]:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(-(-rows // BLOCK)))
+
+
+def normal_rows(key: Key[Array, ""], rows: int, d: int) -> Float[Array, "rows d"]:
+    """Standard normals; the first rows are the same however many are drawn."""
+    drawn = jax.vmap(lambda k: jax.random.normal(k, (BLOCK, d)))(_blocks(key, rows))
+    return drawn.reshape(-1, d)[:rows]
+
+
+def uniform_rows(key: Key[Array, ""], rows: int) -> Float[Array, " rows"]:
+    """Uniforms in [0, 1), one a row; the first are the same however many are drawn."""
+    drawn = jax.vmap(lambda k: jax.random.uniform(k, (BLOCK,)))(_blocks(key, rows))
+    return drawn.reshape(-1)[:rows]

@@ -20,12 +20,13 @@ class Kind(NamedTuple):
     """One interchangeable part (a verifier, a generator, a learner, …).
 
     Fields: `call` does the work; `reads` names the spec fields that it needs (a field that no
-    chosen kind reads must not be set); `doc` is a line for `--help`.
+    chosen kind reads must not be set); `doc` is a line for `--help`; `own`: a user made it.
     """
 
-    call: Callable
+    call: Any
     reads: tuple[str, ...]
     doc: str
+    own: bool = False
 
 
 class SpecError(ValueError):
@@ -45,12 +46,13 @@ def config_field(
     low: float = 0,
     high: float = math.inf,
     low_open: bool = False,
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: dict[str, Kind] | None = None,
+    own: bool = False,
     axis: bool = True,
 ) -> Any:
     """A dataclass field with its meaning: unit, closed range (`low_open`: low excluded), kinds.
 
-    `axis`: whether `sweep` may vary it.
+    `own`: whether users may add kinds. `axis`: whether `sweep` may vary it.
     """
     if isinstance(default, dict):
         return dataclasses.field(
@@ -63,6 +65,7 @@ def config_field(
         "high": high,
         "low_open": low_open,
         "kinds": kinds,
+        "own": own,
         "axis": axis,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -86,12 +89,47 @@ def rule_of(field: dataclasses.Field) -> str:
     return " ".join(["must be", word, " and ".join(bounds)]).strip()
 
 
+def register(
+    field: dataclasses.Field,
+    part: Callable,
+    name: str = "",
+    reads: Iterable[str] = (),
+    fields: Iterable[str] = (),
+) -> str:
+    """Add a part of the user's own to a field's kinds, and return its name.
+
+    `name` and `reads` are by default a function's name or a dataclass's repr, and its attribute
+    `reads`; `fields` are all that it may read. Raises SpecError where that makes no kind.
+    """
+    kinds, path = field.metadata["kinds"], field.name
+    own = dataclasses.is_dataclass(part) and not isinstance(part, type)
+    name = name or (repr(part) if own else getattr(part, "__name__", ""))
+    if not callable(part) or isinstance(part, type):
+        raise SpecError(path, part, "must be a function, or an object that can be called")
+    if not name or name.startswith("<"):
+        raise SpecError(path, part, "has no name: register it under one")
+    try:
+        hash(part)
+    except TypeError:
+        raise SpecError(path, part, "cannot be hashed: make its dataclass frozen") from None
+    if name in kinds and not kinds[name].own:
+        raise SpecError(path, name, "is synthjax's own: take another name")
+    reads = tuple(reads) or tuple(getattr(part, "reads", ()))
+    for read in reads:
+        if fields and read not in fields:
+            raise SpecError(path, name, f"reads {read!r}, which is no field", fields)
+    doc = (getattr(part, "__doc__", None) or "a part of the user's own").strip().splitlines()[0]
+    kinds[name] = Kind(part, reads, doc, own=True)
+    return name
+
+
 def check_value(field: dataclasses.Field, path: str, value: Any) -> Any:
     """The value as plain Python, or SpecError."""
     meta = field.metadata
     if meta["kinds"] is not None:
         if not isinstance(value, str) or value not in meta["kinds"]:
-            raise SpecError(path, value, rule_of(field), meta["kinds"])
+            rule = rule_of(field) + " (your own: register it first)" * meta["own"]
+            raise SpecError(path, value, rule, meta["kinds"])
         return str(value)
     if field.type is bool:
         if not isinstance(value, bool):
@@ -108,12 +146,21 @@ def check_value(field: dataclasses.Field, path: str, value: Any) -> Any:
 def check_values(spec: Any) -> None:
     """Check every field and axis of a spec with a `sweep` and normalise them in place.
 
+    A part of the user's own is registered, and its name put in its place.
     Axes come out in field order as tuples of plain values. Called by `__post_init__`.
     """
     fields = fields_of(spec)
-    for name, field in fields.items():
+
+    def checked(name, path, value):
+        if callable(value) and fields[name].metadata.get("own"):
+            kinds = fields[name].metadata["kinds"]
+            known = (name for name, kind in kinds.items() if kind.own and kind.call == value)
+            return next(known, None) or register(fields[name], value, fields=fields)
+        return check_value(fields[name], path, value)
+
+    for name in fields:
         if name != "sweep":
-            object.__setattr__(spec, name, check_value(field, name, getattr(spec, name)))
+            object.__setattr__(spec, name, checked(name, name, getattr(spec, name)))
     if not isinstance(spec.sweep, Mapping):
         raise SpecError("sweep", spec.sweep, "must map a field's name to a tuple of values")
     axes = [name for name, field in fields.items() if field.metadata["axis"]]
@@ -128,7 +175,7 @@ def check_values(spec: Any) -> None:
             values = None
         if values is None:
             raise SpecError(path, sweep[name], "must be a tuple of values")
-        values = tuple(check_value(fields[name], path, value) for value in values)
+        values = tuple(checked(name, path, value) for value in values)
         if not values:
             raise SpecError(path, values, "an axis needs at least one value")
         if len(set(values)) < len(values):

@@ -13,10 +13,10 @@ SPEC = {"n": 10, "l2": 0.5, "verifier": "none", "memory_gb": 1.0, "sweep": {"p":
 
 def test_what_spec_json_holds(tmp_path):
     path = tmp_path / "deep" / "run"
-    place = Workdir(path, SPEC, free=(), chunk_work=7)
+    place = Workdir(path, SPEC, facts=lambda begun: {"chunk_work": 7})
     written = json.loads((path / "spec.json").read_text())
     assert place.path == path
-    assert place.facts == {"chunk_work": 7}
+    assert place.stages == [written]
     assert written["spec"] == SPEC
     assert written["chunk_work"] == 7
     assert written | provenance() == written
@@ -44,11 +44,38 @@ def test_no_git_is_no_error(monkeypatch):
 
 def test_the_same_spec_again(tmp_path):
     """What was recorded when the run began stays, whatever the machine says now."""
-    Workdir(tmp_path, SPEC, free=(), chunk_work=7)
+    Workdir(tmp_path, SPEC, facts=lambda begun: {"chunk_work": 7})
     before = (tmp_path / "spec.json").read_bytes()
-    again = Workdir(tmp_path, SPEC | {"sweep": {"p": (0.1, 0.2)}}, free=(), chunk_work=8)
-    assert again.facts == {"chunk_work": 7}
+    spec = SPEC | {"sweep": {"p": (0.1, 0.2)}}
+    again = Workdir(tmp_path, spec, facts=lambda begun: {"chunk_work": 8})
+    assert [stage["chunk_work"] for stage in again.stages] == [7]
     assert (tmp_path / "spec.json").read_bytes() == before
+
+
+def test_a_spec_that_goes_on(tmp_path):
+    """It becomes the newest stage; the older ones stay as they were, and cannot be gone back to."""
+
+    def more(new, begun):
+        return new["n"] > begun["n"]
+
+    def was(begun):
+        return {"was": begun and begun["n"]}
+
+    for n in (10, 20, 30):
+        place = Workdir(
+            tmp_path,
+            SPEC | {"n": n},
+            goes_on=more,
+            facts=lambda begun: {"was": begun and begun["n"]},
+        )
+    assert [stage["spec"]["n"] for stage in place.stages] == [10, 20, 30]
+    assert [stage["was"] for stage in place.stages] == [None, 10, 20]
+    written = json.loads((tmp_path / "spec.json").read_text())
+    assert written["spec"]["n"] == 30
+    assert [stage["spec"]["n"] for stage in written["earlier"]] == [10, 20]
+    assert Workdir(tmp_path, SPEC | {"n": 30}, goes_on=more).stages == place.stages
+    with pytest.raises(WorkdirError, match="n: 30 there, 20 here"):
+        Workdir(tmp_path, SPEC | {"n": 20}, goes_on=more)
 
 
 def test_another_spec_is_refused_with_what_differs(tmp_path):
@@ -111,13 +138,6 @@ def test_garbage_for_a_spec(tmp_path, content):
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert file.read_bytes() == content
-
-
-def test_a_spec_without_the_facts(tmp_path):
-    """As an older or a foreign spec.json may be."""
-    (tmp_path / "spec.json").write_text(json.dumps({"spec": SPEC}))
-    with pytest.raises(WorkdirError, match=r"spec\.json"):
-        Workdir(tmp_path, SPEC, free=(), chunk_work=7)
 
 
 @pytest.mark.parametrize("path", ["/proc/nowhere", "{tmp}/file", "{tmp}/file/deeper", "{tmp}/odd"])

@@ -1,8 +1,21 @@
 """One contract for every interchangeable part of a trajectory, and for trajectories made of them.
 
-What is tested is read from the registries, so a new kind goes through by being in one, and a kind
-of the user's own by being registered here before `PARTS` is made. A part that uses no random
-numbers is named in DETERMINISTIC besides.
+What is tested is read from the registries, so a new kind goes through by being in one, and a part
+of the user's own by a line in OWN. A kind of synthjax that uses random numbers is named in RANDOM
+besides.
+
+That every legal combination of kinds runs follows from three tests, as a trajectory is two halves
+that know each other by arrays of fixed shapes and dtypes alone:
+
+- what a classifier makes of a generation, a `Sample` (`_kept`): features, covariance, generator,
+  verifier, selection, and whether the regime is given real examples. Every combination of these
+  runs by itself, in arrays of two lengths, and all of them give arrays alike.
+- what a sample makes of the classifier (the rest of `trajectory`): initial, regime, learner, and
+  whether the generator asks for w₀. Every combination of these runs in whole trajectories, at once
+  and from half way on.
+- whole trajectories in which every two kinds that go together meet, compiled in a batch.
+
+That these halves put together are all that a spec allows is a test as well.
 
 Rounding: a part alone, batched and compiled may order its sums differently, so numbers agree to
 2e-5 (a learner stops at a relative gradient of 1e-5, on a Hessian here between 0.1 and 3), labels
@@ -10,9 +23,13 @@ and verdicts exactly. A margin within rounding of 0 would flip one: a chance of 
 1e-2 for this file, and seeds are fixed.
 """
 
+import dataclasses
 import itertools
+import random
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +37,107 @@ import numpy as np
 import pytest
 
 from synthjax import mixture
-from synthjax.mixture import plan
-from synthjax.mixture.data import Numbers, Sample
+from synthjax.mixture import plan, pool
+from synthjax.mixture.covariance import Covariance, rotation
+from synthjax.mixture.data import Examples, Numbers, Sample, side
 from synthjax.mixture.learn import Fit
 from synthjax.mixture.spec import Spec, reads
 from synthjax.mixture.sweep import run_tiles
-from synthjax.mixture.trajectory import Record, trajectory
+from synthjax.mixture.trajectory import Before, Record, _kept, trajectory
+from synthjax.protocol.keys import key, normal_rows
+from synthjax.protocol.select import SELECTIONS
 from synthjax.protocol.spec import Kind, SpecError, fields_of
 
-N, D, T = 40, 5, 2
+N, K, D, T = 64, 3, 5, 2
 TOLERANCE = 2e-5
 
-FAMILIES = {
-    name: field.metadata["kinds"]
-    for name, field in fields_of(Spec).items()
-    if field.metadata["kinds"] and name != "engine"
-}
-# `initial` has no function of its own: it is tested in trajectories.
+
+def probit(key, numbers, examples):
+    """P(y′ = 1 | x) = Φ(w·x/temperature)."""
+    noise = normal_rows(key, len(examples.y), 1)[:, 0]
+    return side(examples.x @ examples.w / numbers.temperature + noise)
+
+
+probit.reads = ("initial", "temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vote:
+    """Keep where most of an ensemble of classifiers agree: each at theta_ver, aside of its own."""
+
+    members: int = 3
+    reads = ("theta_ver",)
+
+    def __call__(self, key, numbers, examples, guesses):
+        aside = jnp.sin(numbers.theta_ver) * examples.z[:, 1 : 1 + self.members]
+        votes = side(jnp.cos(numbers.theta_ver) * examples.z[:, :1] + aside)
+        agree = (votes == guesses[:, None]).sum(1)
+        return (2 * agree > self.members).astype(guesses.dtype)
+
+
+def centroid(key, numbers, sample):
+    """w = Σ q y′ x / m, which no penalty is needed for."""
+    weights = sample.weights / jnp.maximum(sample.weights.sum(), 1)
+    w = (weights * sample.labels) @ sample.x
+    return Fit(w, jnp.isfinite(w).all())
+
+
+OWN = [
+    ("generator", probit),
+    ("verifier", Vote(members=3)),
+    ("learner", centroid),
+]
+
+FIELDS = fields_of(Spec)
+
+
+@contextmanager
+def own_parts():
+    """OWN in the registries, and afterwards no more: other tests read them too."""
+    with ExitStack() as stack:
+        for family, part in OWN:
+            stack.enter_context(mock.patch.dict(FIELDS[family].metadata["kinds"]))
+            mixture.register(family, part)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_parts():
+    with own_parts():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _as_trajectories_draw():
+    """Of random numbers threefry has two forms; in the other one any draw would be one by rows."""
+    with jax.threefry_partitionable(False):
+        yield
+
+
+with own_parts():
+    FAMILIES = {
+        name: dict(field.metadata["kinds"])
+        for name, field in FIELDS.items()
+        if field.metadata["kinds"] and name != "engine"
+    }
+# `initial` and `regime` are choices, with no function of their own: they are tested in
+# trajectories.
 PARTS = [
     pytest.param(family, name, part, id=f"{family}-{name}")
     for family, kinds in FAMILIES.items()
     for name, part in kinds.items()
-    if part.call is not None
+    if callable(part.call)
 ]
-KEYED = ("features", "generator", "verifier")
-DETERMINISTIC = {
-    ("generator", "linear"),
-    ("verifier", "none"),
-    ("verifier", "oracle"),
-    ("verifier", "linear"),
+RANDOM = {
+    ("features", "teacher"),
+    ("features", "mixture"),
+    ("generator", "logistic"),
+    ("generator", "flip"),
+    ("generator", "flip_by_class"),
+    ("verifier", "noisy"),
+    ("verifier", "noisy_by_class"),
+    ("selection", "prune"),
+    ("selection", "best_of_k"),
 }
 
 each_part = pytest.mark.parametrize("family, name, part", PARTS)
@@ -59,47 +148,68 @@ class Inputs(NamedTuple):
 
     key: Any
     numbers: Numbers
-    generation: np.int32
-    w: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
+    examples: Examples
     guesses: np.ndarray
-    verdict: np.ndarray
+    scores: np.ndarray
+    valid: np.ndarray
 
 
 def other_value(name):
     """A value in range of a numeric field that is not its default."""
-    field = fields_of(Spec)[name]
-    low, high = field.metadata["low"], min(field.metadata["high"], 10.0)
-    goal = high if field.default < high else low
-    return 0.7 * field.default + 0.3 * goal
+    low, high = FIELDS[name].metadata["low"], min(FIELDS[name].metadata["high"], 10.0)
+    goal = high if FIELDS[name].default < high else low
+    return 0.7 * FIELDS[name].default + 0.3 * goal
 
 
-DEFAULT = Numbers(*(np.float32(fields_of(Spec)[name].default) for name in Numbers._fields))
-OTHER = Numbers(*(np.float32(other_value(name)) for name in Numbers._fields))
-
-
-def inputs(seed, numbers=DEFAULT):
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((N, D))
-    y = np.sign(x[:, 0] + rng.standard_normal(N))
-    guesses = np.where(rng.random(N) < 0.3, -y, y)
-    arrays = (rng.standard_normal(D), x, y, guesses, rng.random(N) < 0.7)
-    return Inputs(
-        jax.random.key(seed), numbers, np.int32(1), *(a.astype(np.float32) for a in arrays)
+SIZES = {"n": (N, N - 9), "n_real": (N, N - 9), "k": (K, K - 1)}
+DEFAULT, OTHER = (
+    Numbers(
+        *(
+            np.int32(SIZES[name][i]) if name in SIZES else np.float32(value(name))
+            for name in Numbers._fields
+        )
     )
+    for i, value in enumerate((lambda name: FIELDS[name].default, other_value))
+)
+
+
+def inputs(seed, numbers=DEFAULT, rows=N):
+    """Of more rows the first are the same, and those beyond N do not count."""
+
+    def rng(i):
+        return np.random.default_rng([seed, i])
+
+    z = rng(0).standard_normal((rows, D))
+    y = np.where(z[:, 0] + rng(1).standard_normal(rows) >= 0, 1, -1)
+    guesses = np.where(rng(2).random(rows) < 0.3, -y, y)
+    w = rng(3).standard_normal(D)
+    scores = rng(4).integers(0, 2, (rows, K)).T  # with ties
+    valid = (rng(5).random((rows, K)).T < 0.8) & (np.arange(rows) < N)
+    arrays = (z * np.linspace(1.5, 0.5, D), z, y, w, guesses, scores)
+    x, z, y, w, guesses, scores = (a.astype(np.float32) for a in arrays)
+    examples = Examples(x, z, y, w, np.int32(1))
+    return Inputs(jax.random.key(seed), numbers, examples, guesses, scores, valid)
+
+
+def sample_of(given):
+    return Sample(given.examples.x, given.guesses, given.valid[0].astype(np.float32))
 
 
 def applied(family, part):
     """The part as a function of Inputs."""
-    call = part.call
+    call, rows = part.call, K if "k" in part.reads else 1
+
+    def selected(i):
+        valid = i.valid[:rows] & (jnp.arange(rows)[:, None] < i.numbers.k)
+        return [call(i.key, i.scores[:rows], valid, keep) for keep in (None, np.float32(0.3))]
+
     return {
-        "features": lambda i: call(i.key, i.numbers, N, D),
-        "generator": lambda i: call(i.key, i.numbers, i.generation, i.w, i.x, i.y),
-        "verifier": lambda i: call(i.key, i.numbers, i.x, i.y, i.guesses),
-        "selection": lambda i: call(i.verdict),
-        "regime": lambda i: call(Sample(i.x, i.guesses, i.verdict)),
-        "learner": lambda i: call(Sample(i.x, i.guesses, i.verdict), i.numbers.l2),
+        "features": lambda i: call(i.key, i.numbers, len(i.guesses), D),
+        "covariance": lambda i: call(i.numbers.covariance_decay, D, rotation(D)),
+        "generator": lambda i: call(i.key, i.numbers, i.examples),
+        "verifier": lambda i: call(i.key, i.numbers, i.examples, i.guesses),
+        "selection": selected,
+        "learner": lambda i: call(i.key, i.numbers, sample_of(i)),
     }[family]
 
 
@@ -112,47 +222,67 @@ def assert_same(found, wanted, tolerance=TOLERANCE):
 
 def differ(found, wanted):
     leaves = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
-    return any(not np.array_equal(a, b) for a, b in leaves)
+    return any(not np.array_equal(a, b, equal_nan=True) for a, b in leaves)
 
 
 def check_shapes(family, name, part):
     given = inputs(0)
     out = applied(family, part)(given)
-    shapes = {
-        "features": ((N, D), (N,)),
-        "regime": Sample((N, D), (N,), (N,)),
-        "learner": Fit((D,), ()),
-    }.get(family, (N,))
-    assert jax.tree.map(jnp.shape, out) == shapes
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(out)]
     assert dtypes == ([jnp.float32, bool] if family == "learner" else [jnp.float32] * len(dtypes))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
-    if family in ("features", "generator"):
-        assert set(np.unique(out[1] if family == "features" else out)) == {-1, 1}
+    shape = jax.tree.map(jnp.shape, out)
+    if family == "features":
+        assert shape == ((N, D), (N,)) and set(np.unique(out[1])) == {-1, 1}
+    if family == "covariance":
+        assert isinstance(out, Covariance)
+        root, inverse = (_square(leaf) for leaf in out)
+        np.testing.assert_allclose(root @ inverse, np.eye(D), atol=TOLERANCE)
+        np.testing.assert_allclose(root, root.T, atol=TOLERANCE)
+        np.testing.assert_allclose(np.trace(root @ root), D, rtol=TOLERANCE)
+    if family == "generator":
+        assert shape == (N,) and set(np.unique(out)) == {-1, 1}
     if family == "verifier":
-        assert set(np.unique(out)) <= {0, 1}
+        assert shape == (N,)
+        assert "keep" in part.reads or set(np.unique(out)) <= {0, 1}
     if family == "selection":
-        assert (out >= 0).all() and not out[given.verdict == 0].any()
-    if family == "regime":
-        assert set(np.unique(out.labels)) == {-1, 1} and (out.weights >= 0).all()
+        for weights in out:
+            assert weights.shape[1] == N and set(np.unique(weights)) <= {0, 1}
+            assert not weights[~given.valid[: len(weights)]].any()
+            assert weights.any() and weights.sum(0).max() <= 1  # of each example one guess
+    if family == "learner":
+        assert isinstance(out, Fit) and shape == Fit((D,), ())
+
+
+def _square(root):
+    return np.eye(D) if root is None else np.diag(root) if root.ndim == 1 else np.asarray(root)
 
 
 def check_randomness(family, name, part):
     """The same key gives the same draws, and another key others where there are any."""
-    call, given = applied(family, part), inputs(0)
+    call, given = jax.jit(applied(family, part)), inputs(0)
     again, other = call(given), call(given._replace(key=jax.random.key(1)))
     assert not differ(call(given), again)
-    random = family in KEYED and (family, name) not in DETERMINISTIC
-    assert differ(other, again) == random
+    assert part.own or differ(other, again) == ((family, name) in RANDOM)
 
 
 def check_reads(family, name, part):
     """A number matters if and only if the part says that it reads it."""
     call, given = applied(family, part), inputs(0)
-    plain = call(given)
+
+    @jax.jit
+    def result(i):
+        if family != "verifier" or "keep" not in part.reads:
+            return call(i)
+        # Which guesses are kept is decided by the selection, as the scores and `keep` have it.
+        scores = call(i)
+        kept = SELECTIONS["prune"].call(i.key, scores[None], i.valid[:1], i.numbers.keep)
+        return scores, kept
+
+    plain = result(given)
     for number in Numbers._fields:
         changed = DEFAULT._replace(**{number: getattr(OTHER, number)})
-        changed = differ(call(given._replace(numbers=changed)), plain)
+        changed = differ(result(given._replace(numbers=changed)), plain)
         assert changed == (number in part.reads), number
 
 
@@ -165,7 +295,8 @@ def check_compiles_once(family, name, part):
         return call(given)
 
     counted(inputs(0))
-    counted(inputs(1, OTHER)._replace(generation=np.int32(2)))
+    other = inputs(1, OTHER)
+    counted(other._replace(examples=other.examples._replace(generation=np.int32(2))))
     assert len(traces) == 1
 
 
@@ -174,13 +305,32 @@ def check_alone_and_batched(family, name, part):
     call = applied(family, part)
     many = [inputs(seed, OTHER if seed % 2 else DEFAULT) for seed in range(4)]
     batch = jax.jit(jax.vmap(call))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *many))
+    assert_same(jax.jit(call)(many[0]), call(many[0]))
     for i, given in enumerate(many):
-        alone = call(given)
-        assert_same(jax.jit(call)(given), alone)
+        alone = jax.jit(call)(given)
         assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], batch), alone)
 
 
-CHECKS = [check_shapes, check_randomness, check_reads, check_compiles_once, check_alone_and_batched]
+def check_longer(family, name, part):
+    """A longer array leaves the first rows as they are, and the fit to what counts in it."""
+    call = jax.jit(applied(family, part))
+    short, long = call(inputs(0)), call(inputs(0, rows=2 * N))
+    if family == "selection":
+        assert not any(weights[:, N:].any() for weights in long)
+        long = [weights[:, :N] for weights in long]
+    elif family not in ("covariance", "learner"):
+        long = jax.tree.map(lambda leaf: leaf[:N], long)
+    assert_same(long, short)
+
+
+CHECKS = [
+    check_shapes,
+    check_randomness,
+    check_reads,
+    check_compiles_once,
+    check_alone_and_batched,
+    check_longer,
+]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -189,27 +339,38 @@ def test_part(family, name, part, check):
     check(family, name, part)
 
 
+def _draws_for_the_whole_array(key, numbers, examples):
+    return side(jax.random.uniform(key, examples.y.shape) - 0.5)
+
+
 @pytest.mark.parametrize(
     "check, family, reads, call",
     [
-        (check_shapes, "verifier", (), lambda key, numbers, x, y, guesses: guesses == y),
-        (check_shapes, "generator", (), lambda key, numbers, t, w, x, y: x @ w),
-        (check_shapes, "selection", (), lambda verdict: verdict - 0.5),
-        (check_randomness, "features", (), lambda key, numbers, n, d: (jnp.ones((n, d)), 1.0)),
-        (check_reads, "verifier", (), lambda key, numbers, x, y, guesses: guesses + numbers.phi),
-        (check_reads, "verifier", ("psi",), lambda key, numbers, x, y, guesses: guesses),
+        (check_shapes, "verifier", (), lambda key, numbers, e, guesses: guesses == e.y),
+        (check_shapes, "verifier", (), lambda key, numbers, e, guesses: 0.5 * guesses),
+        (check_shapes, "generator", (), lambda key, numbers, e: e.x @ e.w),
+        (check_shapes, "selection", (), lambda key, scores, valid, keep: scores),
+        (check_shapes, "learner", (), lambda key, numbers, sample: sample.x[0]),
+        (check_shapes, "covariance", (), lambda decay, d, axes: Covariance(axes, axes)),
+        (check_randomness, "generator", (), probit),  # random, and in no list
+        (check_reads, "verifier", (), lambda key, numbers, e, guesses: guesses + numbers.phi),
+        (check_reads, "verifier", ("psi",), lambda key, numbers, e, guesses: guesses),
+        (check_reads, "verifier", ("keep",), lambda key, numbers, e, guesses: numbers.p * guesses),
         (
             check_compiles_once,
             "generator",
             (),
-            lambda key, numbers, t, w, x, y: y if float(numbers.p) > 0.5 else -y,
+            lambda key, numbers, e: e.y if float(numbers.p) > 0.5 else -e.y,
         ),
         (
             check_alone_and_batched,
             "generator",
             (),
-            lambda key, numbers, t, w, x, y: y * (1 + isinstance(w, jax.core.Tracer)),
+            lambda key, numbers, e: e.y * (1 + isinstance(e.w, jax.core.Tracer)),
         ),
+        (check_longer, "generator", (), _draws_for_the_whole_array),
+        (check_longer, "verifier", (), lambda key, numbers, e, guesses: guesses - guesses.mean()),
+        (check_longer, "learner", (), lambda key, numbers, sample: Fit(sample.x.mean(0), True)),
     ],
 )
 def test_contract_refuses_a_broken_part(check, family, reads, call):
@@ -220,39 +381,115 @@ def test_contract_refuses_a_broken_part(check, family, reads, call):
 @pytest.mark.parametrize("name, part", FAMILIES["learner"].items(), ids=FAMILIES["learner"])
 def test_learner_sees_kept_rows_only(name, part):
     """Whatever stands in rows of weight 0, the fit is that of the kept rows by themselves."""
-    given, l2 = inputs(0), DEFAULT.l2
-    kept = given.verdict > 0
-    alone = part.call(Sample(given.x[kept], given.guesses[kept], given.verdict[kept]), l2)
+    given = inputs(0)
+    sample = sample_of(given)
+    kept = sample.weights > 0
+    alone = part.call(given.key, DEFAULT, Sample(*(leaf[kept] for leaf in sample)))
     rng = np.random.default_rng(1)
-    x = np.where(kept[:, None], given.x, 10 * rng.standard_normal((N, D))).astype(np.float32)
-    labels = np.where(kept, given.guesses, -given.guesses)
-    assert_same(part.call(Sample(x, labels, given.verdict), l2), alone)
+    x = np.where(kept[:, None], sample.x, 10 * rng.standard_normal((N, D))).astype(np.float32)
+    labels = np.where(kept, sample.labels, -sample.labels)
+    assert_same(part.call(given.key, DEFAULT, Sample(x, labels, sample.weights)), alone)
 
 
-def legal_combinations():
-    """Every combination of kinds that makes a spec, as a dict."""
-    for kinds in itertools.product(*FAMILIES.values()):
-        combination = dict(zip(FAMILIES, kinds, strict=True))
-        try:
-            Spec(**combination)
-        except SpecError:
-            continue
-        yield combination
+def test_subsample():
+    """Of what was kept n rows, each once, whatever the lengths of the arrays; all if fewer."""
+    subsample = jax.jit(pool.subsample, static_argnums=(2, 4))
+
+    def chosen(seed, n, rows):
+        parts = []
+        for i in range(2):
+            kept = np.random.default_rng(i).random(rows) < 0.5
+            row = np.arange(rows)
+            x = np.broadcast_to((1000 * i + row)[:, None], (rows, D))
+            parts.append((x, np.where(row % 2, 1, -1), kept & (row < N)))
+        past = Sample(
+            *(np.concatenate(leaves).astype(np.float32) for leaves in zip(*parts, strict=True))
+        )
+        found = subsample(jax.random.key(seed), past, (0, rows, rows), np.int32(n), rows)
+        assert found.x.shape == (rows, D)
+        x, labels, weights = (np.asarray(leaf) for leaf in found)
+        names = x[weights > 0, 0]
+        np.testing.assert_array_equal(labels[weights > 0], np.where(names % 2, 1, -1))
+        assert set(names) <= set(past.x[past.weights > 0, 0]) and len(set(names)) == len(names)
+        return sorted(names), int(past.weights.sum())
+
+    once, kept = chosen(0, 30, N)
+    assert len(once) == 30
+    assert once == chosen(0, 30, 2 * N)[0]
+    assert once != chosen(1, 30, N)[0]
+    assert len(chosen(0, kept + 1, 2 * N)[0]) == kept
+
+
+SEED = np.uint32(2**32 - 1)
+COUNTS = Record._fields[5:9]
+# One kind for all that are the same to a half of a trajectory.
+BY_REAL = {part.call.real: name for name, part in FAMILIES["regime"].items()}
+BY_PLACED = {"initial" in part.reads: name for name, part in FAMILIES["generator"].items()}
+FIRST = ("features", "covariance", "generator", "verifier", "selection", "regime")
+SECOND = ("initial", "generator", "regime", "learner")
+
+
+def is_legal(kinds):
+    try:
+        Spec(**kinds)
+    except SpecError:
+        return False
+    return True
+
+
+def every(**families):
+    for kinds in itertools.product(*families.values()):
+        yield dict(zip(families, kinds, strict=True))
+
+
+def first_half(kinds):
+    real = FAMILIES["regime"][kinds["regime"]].call.real
+    return {name: kinds[name] for name in FIRST} | {"regime": BY_REAL[real]}
+
+
+def second_half(kinds):
+    placed = "initial" in FAMILIES["generator"][kinds["generator"]].reads
+    return {name: kinds[name] for name in SECOND} | {"generator": BY_PLACED[placed]}
 
 
 def covering_pairs():
-    """A few of them in which every two kinds that go together meet."""
-    combinations = {tuple(c.items()): set(itertools.combinations(c.items(), 2)) for c in LEGAL}
-    todo = set().union(*combinations.values())
+    """A few combinations in which every two kinds that go together meet."""
+    every_kind = [(family, kind) for family, kinds in FAMILIES.items() for kind in kinds]
+    todo = [pair for pair in itertools.combinations(every_kind, 2) if pair[0][0] != pair[1][0]]
+    rng = random.Random(0)
     while todo:
-        best = max(combinations, key=lambda c: len(todo & combinations[c]))
-        todo -= combinations[best]
-        yield dict(best)
+        some = [
+            {name: rng.choice([*kinds]) for name, kinds in FAMILIES.items()} | dict(todo[0])
+            for _ in range(100)
+        ]
+        legal = [kinds for kinds in some if is_legal(kinds)]
+        # Two kinds that go with nothing are given up.
+        best, left = {}, todo[1:]
+        for kinds in legal:
+            rest = [pair for pair in todo if not met(pair, kinds)]
+            if len(rest) <= len(left):
+                best, left = kinds, rest
+        todo = left
+        if best:
+            yield best
 
 
-LEGAL = list(legal_combinations())
-COMPILED = list(covering_pairs())
-SEED = np.uint32(2**32 - 1)
+def met(pair, kinds):
+    return all(kinds[family] == kind for family, kind in pair)
+
+
+with own_parts():
+    FIRST_HALVES = [
+        kinds
+        for kinds in every(**{f: FAMILIES[f] for f in FIRST[:-1]}, regime=BY_REAL.values())
+        if is_legal(kinds)
+    ]
+    SECOND_HALVES = [
+        kinds
+        for kinds in every(**{f: FAMILIES[f] for f in SECOND} | {"generator": BY_PLACED.values()})
+        if is_legal(kinds)
+    ]
+    COMPILED = list(covering_pairs())
 
 
 def each(combinations):
@@ -260,48 +497,145 @@ def each(combinations):
 
 
 def group_of(kinds):
-    real = {"n_real": 30} if "n_real" in reads(kinds) else {}
-    spec = Spec(n=N, d=D, generations=T, keep_classifiers=True, **real, **kinds)
+    read = reads(
+        {name: field.default for name, field in FIELDS.items() if name in FAMILIES} | kinds
+    )
+    sizes = {"n_real": 30, "k": K}
+    sizes = {name: value for name, value in sizes.items() if name in read}
+    spec = Spec(n=N - 14, d=D, generations=T, keep_classifiers=True, **sizes, **kinds)
     return plan.groups(spec)[0]
+
+
+@pytest.mark.slow
+def test_every_combination_is_made_of_two_halves():
+    for kinds in every(**FAMILIES):
+        halves = first_half(kinds) in FIRST_HALVES and second_half(kinds) in SECOND_HALVES
+        assert is_legal(kinds) == halves, kinds
+
+
+@cache
+def compiled(call, *static):
+    return jax.jit(call, static_argnums=static)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generator", FAMILIES["generator"])
+@pytest.mark.parametrize("verifier", FAMILIES["verifier"])
+def test_every_first_half(generator, verifier):
+    """From a classifier to a sample, as far as it can be wrong: every part compiled by itself."""
+    for kinds in FIRST_HALVES:
+        if (kinds["generator"], kinds["verifier"]) != (generator, verifier):
+            continue
+        group = group_of(kinds)
+        static, numbers = group.static, group.numbers
+        covariance = static.covariance.call(numbers.covariance_decay, D, rotation(D))
+        parts = {
+            name: getattr(static, name)._replace(
+                call=compiled(getattr(static, name).call, *((2, 3) if name == "features" else ()))
+            )
+            for name in ("features", "generator", "verifier", "selection")
+        }
+        static = static._replace(**parts)
+        # The same with more room, for examples and for guesses.
+        roomy = static._replace(n=2 * N, k=static.k + (static.k > 1))
+        n = int(numbers.n)
+        fresh = round(n * float(numbers.real_fraction)) if static.regime.call.real else 0
+        for t in (1, 2):
+            w = inputs(t).examples.w * (t > 1 or static.placed)
+            given = numbers, covariance, lambda name, t: key(SEED, name, 0, t), w, jnp.int32(t)
+            sample, counts = _kept(static, *given)
+            longer, same_counts = _kept(roomy, *given)
+            assert not longer.weights[N:].any()
+            assert_same(jax.tree.map(lambda leaf: leaf[:N], longer), sample)
+            assert counts == same_counts
+            assert [(leaf.shape, leaf.dtype) for leaf in sample] == [
+                ((N, D), jnp.float32),
+                ((N,), jnp.float32),
+                ((N,), jnp.float32),
+            ]
+            assert all(count.dtype == jnp.int32 for count in counts)
+            x, labels, weights = (np.asarray(leaf) for leaf in sample)
+            assert np.isfinite(x).all() and set(np.unique(labels)) == {-1, 1}
+            assert set(np.unique(weights)) <= {0, 1} and not weights[n:].any()
+            assert weights[:fresh].all()
+            right, wrong, kept_right, kept_wrong = (int(count) for count in counts)
+            assert right + wrong == (n - fresh) * static.k
+            assert kept_right <= right and kept_wrong <= wrong
+            assert kept_right + kept_wrong == weights[fresh:].sum() > 0
+            if kinds["selection"] == "best_of_k" or kinds["verifier"] == "none":
+                assert kept_right + kept_wrong == n - fresh
+
+
+@pytest.mark.slow
+@each(SECOND_HALVES)
+def test_every_second_half(kinds):
+    """Operation by operation, which takes less time than compiling; and from half way on."""
+    group = group_of(kinds)
+    static = group.static
+
+    def run(before=None, **changes):
+        axes = rotation(D)
+        return trajectory(static._replace(**changes), group.numbers, axes, SEED, 0, before)
+
+    with jax.disable_jit():
+        whole, half = run(), run(generations=1)
+        on = run(Before(half.carried, half.status[-1]), first=2)
+    assert all(np.isfinite(leaf[1:]).all() for leaf in whole)
+    assert not whole.status.any()
+    assert whole.carried.shape == (static.carried, D)
+    assert_same(half._replace(carried=None), jax.tree.map(lambda a: a[:2], _bare(whole)))
+    assert_same(on._replace(carried=None), jax.tree.map(lambda a: a[2:], _bare(whole)))
+    np.testing.assert_array_equal(on.carried, whole.carried[-1:])
+
+
+def _bare(record):
+    return record._replace(carried=None)
 
 
 @pytest.mark.slow
 @each(COMPILED)
 def test_trajectory(kinds):
-    """Finite and well-formed, and the same alone, operation by operation, as compiled in a batch.
+    """Compiled in a batch, and the same alone, operation by operation; a number matters if read.
 
     Every two kinds that go together are in one of the combinations.
     """
-    group, index = group_of(kinds), np.arange(3, dtype=np.int32)
-    many = jax.jit(
-        jax.vmap(lambda i: trajectory(group.static, group.numbers, SEED, i)),
+    group, index = group_of(kinds), np.arange(16, dtype=np.int32)
+    static, numbers = group.static, group.numbers
+    axes = rotation(D)
+    batched = jax.jit(
+        jax.vmap(lambda n, i: trajectory(static, n, axes, SEED, i), (None, 0)),
         # Compiling is nearly all of the time: no optimisation halves it.
         compiler_options={"xla_backend_optimization_level": 0},
-    )(index)
-    assert many.classifier.shape == (3, T + 1, D)
+    )
+    many = batched(numbers, index)
+    assert many.classifier.shape == (len(index), T + 1, D)
+    assert many.carried.shape == (len(index), static.carried, D)
+    last = min(T, static.carried)
+    np.testing.assert_array_equal(many.carried[:, -last:], many.classifier[:, -last:])
     for name, leaf in many._asdict().items():
-        assert leaf.shape[:2] == (3, T + 1)
-        assert leaf.dtype == (jnp.int32 if Record._fields.index(name) in range(4, 9) else "float32")
-        assert np.isfinite(leaf[:, 1:]).all()
+        assert leaf.dtype == (jnp.int32 if name in ("status", *COUNTS) else jnp.float32)
+        if name != "carried":
+            assert leaf.shape[:2] == (len(index), T + 1)
+            assert np.isfinite(leaf[:, 1:]).all()
     assert not many.status.any()
-    assert (many.right + many.wrong)[:, 1:].tolist() == [[N] * T] * 3
+    fresh = round(float(numbers.real_fraction * numbers.n)) * static.regime.call.real
+    assert ((many.right + many.wrong)[:, 1:] == (numbers.n - fresh) * static.k).all()
     assert not many.right[:, 0].any() and not many.wrong[:, 0].any()
     assert (many.kept_right <= many.right).all() and (many.kept_wrong <= many.wrong).all()
-    assert len({float(a) for a in many.accuracy[:, -1]}) == 3
-    with jax.disable_jit():
-        alone = trajectory(group.static, group.numbers, SEED, index[1])
-    assert_same(jax.tree.map(lambda leaf: leaf[1], many), alone)
-
-
-@pytest.mark.slow
-@each([kinds for kinds in LEGAL if kinds not in COMPILED])
-def test_every_other_combination_runs(kinds):
-    """Operation by operation, which takes a tenth of the time of compiling it."""
-    group = group_of(kinds)
-    with jax.disable_jit():
-        record = trajectory(group.static, group.numbers, SEED, np.int32(0))
-    assert all(np.isfinite(leaf[1:]).all() for leaf in record)
-    assert not record.status.any()
+    assert len({float(a) for a in many.accuracy[:, -1]}) == len(index)
+    read = reads(kinds)
+    for name in Numbers._fields:
+        # Where ρ only turns the verifier's classifier, it may.
+        if name != "error_correlation" or "theta_gen" in read:
+            value = getattr(numbers, name) - 1 if name in SIZES else getattr(OTHER, name)
+            changed = batched(numbers._replace(**{name: value}), index)
+            assert differ(changed, many) == (name in read), name
+    alike = batched(numbers, np.full_like(index, 1))  # the same among others as among its likes
+    assert_same(jax.tree.map(lambda leaf: leaf[0], alike), jax.tree.map(lambda leaf: leaf[1], many))
+    if kinds["learner"] != "logistic":  # whose line search would take seconds
+        with jax.disable_jit():
+            alone = trajectory(static, numbers, axes, SEED, index[1])
+        assert_same(jax.tree.map(lambda leaf: leaf[1], many), alone)
 
 
 # Random numbers of every kind, and grid points that share features.
@@ -336,14 +670,70 @@ def assert_same_results(found, wanted):
 
 @pytest.mark.slow
 def test_new_values_and_seeds_compile_nothing():
-    before = whole()
-    size = run_tiles._cache_size()
-    changed = {"seed": 2**32 - 1, "signal": 2.0, "p": 0.1, "phi": 0.7, "l2": 1.0}
+    before, size = mixture.run(Spec(**WHOLE)), run_tiles._cache_size()
+    changed = {"seed": 2**32 - 1, "signal": 2.0, "p": 0.1, "phi": 0.7, "l2": 1.0, "n": N - 10}
     after = mixture.run(Spec(**(WHOLE | changed | {"sweep": {"psi": (0.0, 0.3, 1.0)}})))
     assert run_tiles._cache_size() == size
     assert abs(after.accuracy.values - before.accuracy.values).min() > 0
     mixture.run(Spec(**(WHOLE | {"n": N + 1})))
     assert run_tiles._cache_size() == size + 1  # the count does count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sizes, programs",
+    [(tuple(range(65, 129, 7)), 1), ((70, 80, 90, 128, 130, 150, 200, 256, 257, 300, 400, 500), 3)],
+)
+def test_a_program_for_each_octave_of_a_swept_n(sizes, programs):
+    plain = {name: value for name, value in WHOLE.items() if name != "sweep"}
+    size = run_tiles._cache_size()
+    mixture.run(Spec(**(plain | {"generations": 1, "learner": centroid, "sweep": {"n": sizes}})))
+    assert run_tiles._cache_size() == size + programs
+
+
+@pytest.mark.slow
+def test_sizes_are_the_same_alone_and_on_an_axis():
+    """With others in the same arrays, which are longer then, and with others in their own."""
+    spec = WHOLE | {"generator": "logistic", "initial": "real", "sweep": {}}
+    spec |= {"regime": "subsample", "selection": "best_of_k"}
+    sizes = {"n": (130, 250, 20), "n_real": (140, 250), "k": (9, 16)}
+    first = {name: values[0] for name, values in sizes.items()}
+    alone = mixture.run(Spec(**(spec | first)))
+    found = mixture.run(Spec(**(spec | {"sweep": sizes})))
+    assert_same_results(found.sel(first), alone)
+    for name in sizes:
+        assert found.accuracy.diff(name)[..., -1].values.any()
+
+
+@pytest.mark.slow
+def test_a_part_given_again_is_compiled_again():
+    """Of the same name, once a function and once a dataclass: never the program of the old one."""
+
+    def functions(sign):
+        def picky(key, numbers, examples, guesses):
+            return (guesses == sign * examples.y).astype(guesses.dtype)
+
+        return picky
+
+    def instances(sign):
+        @dataclasses.dataclass(frozen=True)
+        class Picky:
+            def __call__(self, *given):
+                return functions(sign)(*given)
+
+            def __repr__(self):
+                return "Picky()"
+
+        return Picky()
+
+    spec = {name: value for name, value in WHOLE.items() if name not in ("sweep", "phi")}
+    spec |= {"generations": 1, "learner": centroid}
+    for made in (functions, instances):
+        with own_parts():
+            for sign in (1, -1):  # keep what is right, and what is wrong
+                part = made(sign)
+                accuracy = mixture.run(Spec(**(spec | {"verifier": part}))).accuracy
+                assert (np.sign(accuracy[:, 1] - 0.5) == sign).all()
 
 
 @pytest.mark.slow
@@ -354,7 +744,7 @@ def test_alone():
     alone = jax.jit(trajectory, static_argnums=0)
     for (k, psi), i in itertools.product(enumerate(spec.sweep["psi"]), range(spec.trajectories)):
         numbers = group.numbers._replace(psi=np.float32(psi))
-        record = alone(group.static, numbers, np.uint32(spec.seed), np.int32(i))
+        record = alone(group.static, numbers, None, np.uint32(spec.seed), np.int32(i))
         found = whole().isel(psi=k, trajectory=i)
         for name in ("classifier", "accuracy", "test_accuracy", "overlap", "norm", "status"):
             assert_same(np.asarray(getattr(record, name)), found[name].values)
@@ -383,20 +773,21 @@ def test_what_else_is_run_changes_nothing(change, shared):
 def test_chunks_change_nothing(monkeypatch):
     spec, wanted = Spec(**WHOLE), whole()
     monkeypatch.setattr(plan, "chunk_work", lambda *_: 1)
-    assert len(list(plan.chunks(spec, 1))) == spec.trajectories
+    assert len(list(plan.chunks(plan.groups(spec), 1))) == spec.trajectories
     assert_same_results(mixture.run(spec), wanted)
 
 
 @pytest.mark.slow
 def test_memory_changes_nothing():
     """A budget for one trajectory at one grid point at a time, which leaves devices idle."""
-    devices, one = jax.local_devices(), plan.bytes_of(plan.groups(Spec(**WHOLE))[0].static, (), 1)
+    devices, groups = jax.local_devices(), plan.groups(Spec(**WHOLE))
+    one = plan.bytes_of(groups[0].static, groups[0].swept, 1)
     small = Spec(**(WHOLE | {"memory_gb": 1.01 * one / 2**30}))
-    layouts = [
-        plan.layout(spec, 10**9, devices[0].platform, len(devices))
+    chunks = [*plan.chunks(groups, 10**9)]
+    tight, roomy = (
+        plan.layout(spec, groups, chunks, devices[0].platform, len(devices)).tiles[0]
         for spec in (small, Spec(**WHOLE))
-    ]
-    tight, roomy = (tiles[0] for _, _, tiles in layouts)
+    )
     assert (tight.points, tight.trajectories, tight.devices) == (1, 1, 1)
     assert roomy.points * roomy.trajectories > 1
     assert_same_results(mixture.run(small), whole())

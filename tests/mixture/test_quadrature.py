@@ -9,9 +9,23 @@ from scipy.optimize import brentq, minimize
 from scipy.special import expit
 from scipy.stats import multivariate_normal, norm
 
-from synthjax.mixture.quadrature import minimiser, sector, with_normal
+from synthjax.mixture.quadrature import Source, beyond, edges, logistic, moments, ridge, sector
 
 ANGLES = 32
+
+
+def minimiser(points, weights, learner, l2):
+    """Of one source whose frame is the whole space."""
+    dimensions = len(points)
+    source = Source(jnp.eye(dimensions)[None], points[None], weights[None])
+    penalty = jnp.full(dimensions, l2)
+    if learner == "ridge":
+        return ridge(moments(source), penalty)
+    return logistic([source], penalty, dimensions)
+
+
+def between(low, high):
+    return jnp.array([low, high])
 
 
 def _wedge_probability(low, high, mean):
@@ -25,14 +39,14 @@ def _wedge_probability(low, high, mean):
 @pytest.mark.parametrize("low, high", [(-1.5, 1.5), (0.3, 2.0), (-0.05, 0.02), (2.0, 4.9)])
 def test_a_sector_weighs_its_probability(low, high, mean):
     mean = np.asarray(mean)
-    _, weights = jax.jit(sector, static_argnums=3)(low, high, mean, ANGLES)
+    _, weights = jax.jit(sector, static_argnums=2)(between(low, high), mean, ANGLES)
     tolerance = 2e-6 if np.linalg.norm(mean) <= 5 else 2e-4
     assert weights.sum() == pytest.approx(_wedge_probability(low, high, mean), abs=tolerance)
 
 
 def test_a_half_plane_has_the_moments_of_a_truncated_normal():
     mean = np.array([0.7, -1.2])
-    points, weights = sector(-np.pi / 2, np.pi / 2, mean, ANGLES)
+    points, weights = sector(between(-np.pi / 2, np.pi / 2), mean, ANGLES)
     kept = norm.cdf(mean[0])
     first = mean[0] * kept + norm.pdf(mean[0])
     second = (1 + mean[0] ** 2) * kept + mean[0] * norm.pdf(mean[0])
@@ -46,23 +60,54 @@ def test_a_half_plane_has_the_moments_of_a_truncated_normal():
     )
 
 
-def test_the_third_coordinate_is_normal_and_independent():
-    planar, planar_weights = sector(0.1, 1.4, np.array([0.5, 0.2]), ANGLES)
-    points, weights = with_normal(planar, planar_weights, -0.8)
-    assert weights.sum() == pytest.approx(float(planar_weights.sum()), rel=1e-5)
-    mass = float(planar_weights.sum())
-    for power in range(9):
-        moment = norm(-0.8).moment(power) if power else 1
-        assert points[2] ** power @ weights == pytest.approx(mass * moment, rel=1e-4)
+@pytest.mark.parametrize("offset", [-1.0, 0.0, 0.8, 3.0])
+def test_a_bend_splits_the_sector_at_a_line(offset):
+    normal, mean = np.array([0.6, 0.8]), np.array([1.0, 0.3])
+    low, high = np.arctan2(0.8, 0.6) + np.array([-1, 1]) * np.pi / 2
+    split = jnp.concatenate([between(low, high), between(low, high)[1:] + np.pi])
+    points, weights = sector(split, mean, ANGLES, (normal, offset))
+    above = weights[normal @ points > offset].sum()
+    assert above == pytest.approx(norm.sf(offset - normal @ mean), abs=3e-6)
+
+
+def test_edges_split_a_half_plane_once_at_each_line():
+    found = edges(1.0, [0.0, 2.0, 1.0 + np.pi])
+    expected = [1 - np.pi / 2, 1 - np.pi / 2, 2 - np.pi / 2, np.pi / 2, 1 + np.pi / 2]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_beyond_has_the_moments_of_a_truncated_normal():
+    start = np.array([-np.inf, -1e6, -2.5, 0.0, 1.7, 1e6, np.inf])
+    points, weights = beyond(jnp.asarray(start))
+    density = norm.pdf(start)
+    edge = np.where(density > 0, start, 0) * density
+    expected = [norm.sf(start), density, norm.sf(start) + edge]
+    found = [(weights * points**power).sum(0) for power in range(3)]
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_what_lies_outside_a_frame_is_normal():
+    """The same with a normal coordinate integrated by the learner as with it among the points."""
+    points, weights = sector(between(-1.2, 1.2), np.array([0.6, 0.2]), ANGLES)
+    frame = jnp.linalg.qr(jnp.array(np.random.default_rng(1).standard_normal((3, 3))))[0]
+    x, q = np.polynomial.hermite_e.hermegauss(9)
+    wider = jnp.concatenate([jnp.tile(points, 9), jnp.repeat(x, weights.size)[None]])
+    wider_weights = (q[:, None] / q.sum() * weights).ravel()
+    flat = Source(frame[None, :, :2], points[None], weights[None])
+    full = Source(frame[None], wider[None], wider_weights[None])
+    penalty = jnp.array([0.01, 0.3, 2.0])
     np.testing.assert_allclose(
-        (points[2] * points[:2]) @ weights, -0.8 * planar @ planar_weights, rtol=1e-5
+        logistic([flat], penalty, 3), logistic([full], penalty, 3), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        ridge(moments(flat), penalty), ridge(moments(full), penalty), atol=1e-5
     )
 
 
 @pytest.mark.parametrize("l2", [1e-6, 1e-4, 1e-2, 1.0, 10.0])
 def test_the_logistic_norm_solves_its_one_dimensional_equation(l2):
     """Labels sign(x₀), so w = (ω, 0) with l2·ω = E[z σ(−ωz)], z half-normal: norms up to 90."""
-    points, weights = sector(-np.pi / 2, np.pi / 2, np.zeros(2), 48)
+    points, weights = sector(between(-np.pi / 2, np.pi / 2), np.zeros(2), 48)
     w = minimiser(points, weights, "logistic", l2)
 
     def slope(size):
@@ -80,11 +125,9 @@ def test_the_logistic_norm_solves_its_one_dimensional_equation(l2):
 @pytest.mark.parametrize("l2", [1e-6, 1e-3, 0.1, 10.0])
 @pytest.mark.parametrize("mean", [(0.0, 0.0), (2.0, -1.0), (-1.0, 4.0)])
 def test_the_logistic_minimiser_is_the_one_scipy_finds(l2, mean):
-    """Same nodes, float64 and L-BFGS: two centres, unequal weights, three unknowns."""
-    sides = [
-        with_normal(*sector(-1.2, 1.2, sign * np.asarray(mean), ANGLES), sign * 0.7)
-        for sign in (1, -1)
-    ]
+    """Same nodes, float64 and L-BFGS: two centres, unequal weights."""
+    centres = [sign * np.asarray(mean) for sign in (1, -1)]
+    sides = [sector(between(-1.2, 1.2), centre, ANGLES) for centre in centres]
     points = jnp.concatenate([side[0] for side in sides], axis=1)
     weights = jnp.concatenate([sides[0][1], 0.4 * sides[1][1]])
     x, q = np.asarray(points, float), np.asarray(weights, float)
@@ -95,13 +138,13 @@ def test_the_logistic_minimiser_is_the_one_scipy_finds(l2, mean):
         value = q @ np.logaddexp(0, -z) + l2 / 2 * w @ w
         return value, l2 * w - x @ (q * expit(-z))
 
-    exact = minimize(objective, np.zeros(3), jac=True, method="BFGS", options=dict(gtol=1e-11))
+    exact = minimize(objective, np.zeros(2), jac=True, method="BFGS", options=dict(gtol=1e-11))
     w = minimiser(points, weights, "logistic", l2)
     np.testing.assert_allclose(w, exact.x, atol=2e-4 * np.linalg.norm(exact.x))
 
 
 def test_ridge_is_its_linear_system_and_needs_no_penalty():
-    points, weights = sector(-1.0, 1.3, np.array([1.0, 0.3]), ANGLES)
+    points, weights = sector(between(-1.0, 1.3), np.array([1.0, 0.3]), ANGLES)
     x, q = np.asarray(points, float), np.asarray(weights, float) / float(weights.sum())
     for l2 in (0.0, 0.5):
         exact = np.linalg.solve((x * q) @ x.T + l2 * np.eye(2), x @ q)
@@ -110,5 +153,5 @@ def test_ridge_is_its_linear_system_and_needs_no_penalty():
 
 @pytest.mark.parametrize("learner", ["ridge", "logistic"])
 def test_nothing_kept_gives_nan(learner):
-    points, weights = sector(-1.0, 1.3, np.zeros(2), ANGLES)
+    points, weights = sector(between(-1.0, 1.3), np.zeros(2), ANGLES)
     assert jnp.isnan(minimiser(points, 0 * weights, learner, 0.1)).all()

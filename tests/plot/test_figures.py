@@ -13,7 +13,7 @@ from matplotlib.collections import PolyCollection, QuadMesh
 from rich.console import Console
 
 from synthjax.io import results
-from synthjax.mixture import Spec, dataset, plan
+from synthjax.mixture import Spec, dataset
 from synthjax.plot import figures, table
 
 SIZE = {"n": 200, "d": 5, "trajectories": 4, "learner": "ridge"}
@@ -55,7 +55,7 @@ SPECS = {
 
 def made(spec: Spec, seed: int = 0, accuracy: float | None = None):
     """Results of `spec` with made-up accuracies (or the one that is given) and real theory."""
-    records = dataset.empty(spec)
+    records = dataset.empty(spec, goes_on=False)
     rng = np.random.default_rng(seed)
     records.accuracy[:] = rng.uniform(0.1, 0.9, records.accuracy.shape)
     if accuracy is not None:
@@ -64,7 +64,7 @@ def made(spec: Spec, seed: int = 0, accuracy: float | None = None):
         count[..., 1:] = rng.integers(low, 100, count[..., 1:].shape)
     records.kept_right[..., 1:] = 50
     records.kept_wrong[..., 1:] = 20
-    return dataset.to_dataset(spec, records, dataset.theory(spec, plan.groups(spec)))
+    return dataset.to_dataset(spec, records, dataset.theory(spec))
 
 
 @pytest.fixture(scope="module")
@@ -400,12 +400,12 @@ def test_a_table_has_no_two_columns_of_one_name(ran):
 
 def test_a_table_counts_what_is_not_fine():
     spec = SPECS["kinds"]
-    records = dataset.empty(spec)
+    records = dataset.empty(spec, goes_on=False)
     records.accuracy[:] = 0.5
     records.accuracy[1, 0, 1:] = np.nan
     records.status[1, 0, 1:] = 1
     records.status[1, 2, 2] = 2
-    labelled = dataset.to_dataset(spec, records, dataset.theory(spec, plan.groups(spec)))
+    labelled = dataset.to_dataset(spec, records, dataset.theory(spec))
     _, _, rows = rows_of(labelled)
     assert [row[-1] for row in rows] == ["0", "2", "0"]
     assert all("nan" not in row[2] for row in rows)  # the mean of those that are left

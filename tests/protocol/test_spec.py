@@ -5,15 +5,18 @@ the command line.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
+from contextlib import ExitStack
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from synthjax.mixture import Spec
+from synthjax.mixture import Spec, register
 from synthjax.mixture.spec import reads
 from synthjax.protocol.spec import (
     SpecError,
@@ -46,6 +49,18 @@ SPECS = {
         sweep={"verifier": ("noisy", "linear"), "psi": (0.0, 0.5), "seed": (7, 2**32 - 1)}
     ),
     "one value": Spec(sweep={"theta_gen": (0.3,)}),
+    "mixed": Spec(
+        features="mixture",
+        covariance="dense",
+        covariance_decay=0,
+        generator="flip_by_class",
+        p_plus=0.1,
+        verifier="margin",
+        selection="best_of_k",
+        regime="mix",
+        sweep={"k": (1, 7), "real_fraction": (0.1, 1)},
+    ),
+    "sizes": Spec(initial="real", regime="subsample", sweep={"n_real": (5, 1000), "d": (3, 4)}),
 }
 
 
@@ -64,13 +79,15 @@ def refused(**values):
     return caught.value
 
 
-def test_the_fields_of_the_issue():
+def test_the_fields_of_the_issues():
     names = (
         "n d generations trajectories seed features signal initial theta_gen n_real generator p "
         "verifier phi psi theta_ver error_correlation selection regime learner l2 engine memory_gb "
-        "keep_classifiers sweep"
+        "keep_classifiers sweep "
+        "covariance covariance_decay p_plus p_minus temperature phi_plus phi_minus psi_plus "
+        "psi_minus keep k real_fraction"
     )
-    assert set(names.split()) <= set(fields_of(Spec))
+    assert set(names.split()) == set(fields_of(Spec))
 
 
 def test_defaults_obey_their_own_rules():
@@ -173,7 +190,9 @@ def test_the_ends_of_a_range_belong_to_it():
     Spec(generator="flip", p=0), Spec(generator="flip", p=1)
     Spec(n=1, d=3, generations=1, trajectories=1, seed=0)
     Spec(theta_gen=math.pi), Spec(verifier="linear", error_correlation=-1)
-    Spec(features="mixture", signal=10)
+    Spec(features="mixture", signal=10), Spec(covariance="diagonal", covariance_decay=4)
+    Spec(verifier="self", keep=1), Spec(regime="mix", real_fraction=0)
+    Spec(generator="flip", selection="best_of_k", k=1024, n=2**21 - 1)
 
 
 def test_what_passes_passes_again():
@@ -186,7 +205,7 @@ def test_what_passes_passes_again():
         assert from_json(Spec, to_json(spec)) == spec
 
 
-@pytest.mark.parametrize("name", ["n", "d", "generations", "trajectories", "seed", "n_real"])
+@pytest.mark.parametrize("name", ["n", "d", "generations", "trajectories", "seed", "n_real", "k"])
 @pytest.mark.parametrize(
     "value",
     [True, False, 5.0, np.float64(5), "5", None, (5,), -1, math.nan, math.inf, 10**400],
@@ -199,7 +218,11 @@ def test_no_integer(name, value):
 
 
 @pytest.mark.parametrize(
-    "name", ["signal", "theta_gen", "p", "phi", "psi", "theta_ver", "l2", "memory_gb"]
+    "name",
+    [
+        *("signal", "theta_gen", "p", "phi", "psi", "theta_ver", "l2", "memory_gb"),
+        *("covariance_decay", "p_plus", "psi_minus", "temperature", "keep", "real_fraction"),
+    ],
 )
 @pytest.mark.parametrize(
     "value",
@@ -218,6 +241,10 @@ def test_no_truth_value(value):
 
 
 NOISY = {"generator": "flip", "verifier": "noisy"}
+BY_CLASS = {
+    "verifier": "noisy_by_class",
+    **dict.fromkeys(("phi_plus", "phi_minus", "psi_plus", "psi_minus"), 0),
+}
 
 # what is asked for, where the error lies, the value it names, words of the rule, choices
 REFUSED = {
@@ -256,6 +283,21 @@ REFUSED = {
     ),
     "phi = psi = 0, for one of the verifiers": (
         {"phi": 0, "psi": 0, "sweep": {"verifier": ("none", "noisy")}},
+        "psi",
+        0.0,
+        "keeps nothing",
+        (),
+    ),
+    "all rates 0 of noisy_by_class": (BY_CLASS, "psi_minus", 0.0, "keeps nothing", ()),
+    "all rates 0 of noisy_by_class, phi_minus swept": (
+        BY_CLASS | {"sweep": {"phi_minus": (0.5, 0)}},
+        "sweep.phi_minus",
+        (0.5, 0.0),
+        "phi_plus = phi_minus = psi_plus = psi_minus = 0 keeps nothing",
+        (),
+    ),
+    "phi = psi = 0, for one of the selections": (
+        NOISY | {"phi": 0, "psi": 0, "sweep": {"selection": ("best_of_k", "prune")}},
         "psi",
         0.0,
         "keeps nothing",
@@ -318,7 +360,7 @@ REFUSED = {
         {"generator": "flip", "initial": "real"},
         "initial",
         "real",
-        "only generator=linear would",
+        "only generator=linear or generator=logistic would",
         (),
     ),
     "unread n_real": ({"n_real": 10}, "n_real", 10, "only initial=real would", ()),
@@ -359,6 +401,114 @@ REFUSED = {
         "must be > 0 with learner=logistic",
         (),
     ),
+    "best of k alike": (
+        {"selection": "best_of_k"},
+        "selection",
+        "best_of_k",
+        "means nothing with generator=linear",
+        (),
+    ),
+    "best of k alike, swept": (
+        {"sweep": {"generator": ("flip", "linear"), "selection": ("prune", "best_of_k")}},
+        "sweep.selection",
+        ("prune", "best_of_k"),
+        "means nothing with generator=linear",
+        (),
+    ),
+    "self without a classifier": (
+        {"generator": "flip", "verifier": "self"},
+        "verifier",
+        "self",
+        "means nothing with generator=flip",
+        (),
+    ),
+    "self without a classifier, by class": (
+        {"generator": "flip_by_class", "sweep": {"verifier": ("none", "self")}},
+        "sweep.verifier",
+        ("none", "self"),
+        "means nothing with generator=flip_by_class",
+        (),
+    ),
+    "too many guesses": (
+        {"generator": "flip", "selection": "best_of_k", "n": 2**21, "k": 1024},
+        "k",
+        1024,
+        "n k must stay below 2^31",
+        (),
+    ),
+    "keep = 0": (
+        {"verifier": "margin", "keep": 0},
+        "keep",
+        0,
+        "must be a finite number > 0 and <= 1",
+        (),
+    ),
+    "k < 1": ({"k": 0}, "k", 0, "must be an integer >= 1 and <= 1024", ()),
+    "unread keep": ({"verifier": "noisy", "keep": 0.1}, "keep", 0.1, "verifier=margin", ()),
+    "unread keep of best_of_k": (
+        {"generator": "flip", "verifier": "margin", "selection": "best_of_k", "keep": 0.1},
+        "keep",
+        0.1,
+        "nothing reads it with",
+        (),
+    ),
+    "unread k": ({"k": 2}, "k", 2, "only selection=best_of_k would", ()),
+    "unread decay": (
+        {"covariance_decay": 2},
+        "covariance_decay",
+        2.0,
+        "only covariance=diagonal or covariance=dense would",
+        (),
+    ),
+    "unread temperature": (
+        {"temperature": 0.5},
+        "temperature",
+        0.5,
+        "only generator=logistic would",
+        (),
+    ),
+    "unread fraction": (
+        {"sweep": {"real_fraction": (0.1, 0.2)}},
+        "sweep.real_fraction",
+        (0.1, 0.2),
+        "only regime=mix would",
+        (),
+    ),
+    "unread p of flip_by_class": (
+        {"generator": "flip_by_class", "p": 0.1},
+        "p",
+        0.1,
+        "only generator=flip would",
+        (),
+    ),
+    "unread p_plus of flip": (
+        {"generator": "flip", "p_plus": 0.1},
+        "p_plus",
+        0.1,
+        "only generator=flip_by_class would",
+        (),
+    ),
+    "unread psi of noisy_by_class": (
+        {"verifier": "noisy_by_class", "psi": 0.1},
+        "psi",
+        0.1,
+        "only verifier=noisy would",
+        (),
+    ),
+    "unread correlation": (
+        {"verifier": "linear", "initial": "real", "error_correlation": 0.5},
+        "error_correlation",
+        0.5,
+        "nothing reads it with",
+        (),
+    ),
+    "unread theta_ver": (
+        {"verifier": "self", "theta_ver": 0.5001},
+        "theta_ver",
+        0.5001,
+        "only verifier=linear or verifier=margin would",
+        (),
+    ),
     "classifiers of many sizes": (
         {"keep_classifiers": True, "sweep": {"d": (3, 4)}},
         "keep_classifiers",
@@ -391,6 +541,10 @@ def test_no_axis_is_a_spec_error_whatever_it_is(axis):
     "values",
     [
         NOISY | {"phi": 0, "psi": 0.1},
+        NOISY | {"selection": "best_of_k", "phi": 0, "psi": 0},
+        BY_CLASS | {"generator": "logistic", "selection": "best_of_k"},
+        BY_CLASS | {"phi_minus": 1e-3},
+        {"verifier": "self", "generator": "logistic", "selection": "best_of_k"},
         {"learner": "ridge", "l2": 0},
         {"verifier": "linear", "initial": "real", "theta_ver": 0.1},
         # enough that one combination of kinds reads it
@@ -415,6 +569,26 @@ READ = [
     ({"verifier": "linear", "initial": "real"}, {"n_real", "theta_ver"}),
     ({"verifier": "linear", "generator": "flip"}, {"p", "theta_ver"}),
     ({"learner": "ridge"}, {"theta_gen"}),
+    ({"covariance": "diagonal"}, {"theta_gen", "covariance_decay"}),
+    ({"covariance": "dense"}, {"theta_gen", "covariance_decay"}),
+    ({"generator": "logistic"}, {"theta_gen", "temperature"}),
+    ({"generator": "logistic", "initial": "real"}, {"n_real", "temperature"}),
+    ({"generator": "flip_by_class"}, {"p_plus", "p_minus"}),
+    (
+        {"verifier": "noisy_by_class"},
+        {"theta_gen", "phi_plus", "phi_minus", "psi_plus", "psi_minus"},
+    ),
+    ({"verifier": "margin"}, {"theta_gen", "theta_ver", "error_correlation", "keep"}),
+    ({"verifier": "margin", "initial": "real"}, {"n_real", "theta_ver", "keep"}),
+    ({"verifier": "self"}, {"theta_gen", "keep"}),
+    (
+        {"verifier": "margin", "selection": "best_of_k", "generator": "flip"},
+        {"p", "theta_ver", "k"},
+    ),
+    ({"selection": "best_of_k", "generator": "logistic"}, {"theta_gen", "temperature", "k"}),
+    ({"regime": "accumulate"}, {"theta_gen"}),
+    ({"regime": "subsample"}, {"theta_gen"}),
+    ({"regime": "mix"}, {"theta_gen", "real_fraction"}),
 ]
 
 
@@ -444,3 +618,139 @@ def test_describe_names_every_field():
         if name != "sweep":
             assert f"{name}={field.default}:" in line
             assert ("cannot be swept" in line) == (not field.metadata["axis"])
+
+
+FAMILIES = ("generator", "verifier", "learner")
+
+
+@pytest.fixture
+def registries():
+    """The kinds that one may add to, as they were before, afterwards."""
+    with ExitStack() as stack:
+        yield {
+            family: stack.enter_context(patch.dict(fields_of(Spec)[family].metadata["kinds"]))
+            for family in FAMILIES
+        }
+
+
+def own(key, numbers, examples, guesses):
+    """What it does.
+
+    And more of it.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Vote:
+    members: int = 3
+    reads = ("theta_ver",)
+
+    def __call__(self, key, numbers, examples, guesses):
+        """Part of the user's own."""
+
+
+@dataclasses.dataclass
+class Loose:
+    def __call__(self):
+        """Cannot be hashed: its fields may change."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_register(family, registries):
+    assert register(family, own) == "own"
+    kind = registries[family]["own"]
+    assert (kind.call, kind.reads, kind.doc, kind.own) == (own, (), "What it does.", True)
+    assert register(family, Vote(5)) == "Vote(members=5)"
+    assert registries[family]["Vote(members=5)"].reads == ("theta_ver",)
+    assert register(family, Vote(7), name="seven", reads=["n_real", "p"]) == "seven"
+    assert registries[family]["seven"].reads == ("n_real", "p")
+    assert register(family, lambda: None, name="unnamed") == "unnamed"
+    assert Spec(**{family: "Vote(members=5)"}) == Spec(**{family: Vote(5)})
+    for name in ("own", "Vote(members=5)", "seven", "unnamed"):
+        assert getattr(Spec(**{family: name}), family) == name
+        assert name in describe(Spec) and name in refused(**{family: "another"}).choices
+
+
+def test_a_name_given_again_is_that_of_the_newer_part(registries):
+    register("verifier", own)
+    spec = Spec(verifier="own")
+
+    def newer():
+        pass
+
+    assert register("verifier", newer, name="own", reads=["keep"]) == "own"
+    assert registries["verifier"]["own"].call is newer
+    assert Spec(verifier="own") == spec
+    Spec(verifier="own", keep=0.3)
+
+
+def test_a_spec_registers_what_it_is_given(registries):
+    spec = Spec(generator=own, sweep={"verifier": (own, "none", Vote()), "theta_ver": (0.1, 0.2)})
+    assert spec.generator == "own"
+    assert spec.sweep["verifier"] == ("own", "none", "Vote(members=3)")
+    assert registries["verifier"]["Vote(members=3)"].call == Vote(3)
+    assert from_json(Spec, to_json(spec)) == from_config(Spec, to_config(spec)) == spec
+    error = refused(sweep={"verifier": (Vote(3), Vote())})
+    assert error.path == "sweep.verifier" and "must differ" in error.rule
+    assert refused(verifier=own, theta_ver=0.1).path == "theta_ver"  # which `own` does not read
+    assert refused(features=own).rule == "must be a known kind"
+
+
+def test_what_own_parts_read_counts(registries):
+    """A generator that reads "initial" is placed, and reads what that kind of initial reads."""
+    register("generator", own, name="placed", reads=["initial", "temperature"])
+    Spec(generator="placed", temperature=0.1, theta_gen=0.1)
+    Spec(generator="placed", temperature=0.1, initial="real", n_real=3, verifier="self", keep=0.2)
+    register("generator", own, name="free")
+    assert refused(generator="free", theta_gen=0.1).path == "theta_gen"
+    assert refused(generator="free", verifier="self").path == "verifier"
+
+
+def test_a_spec_of_parts_that_are_not_registered_here():
+    """As one that was written by another process."""
+    text = to_json(Spec()).replace('"verifier": "none"', '"verifier": "Vote(members=3)"')
+    with pytest.raises(SpecError) as caught:
+        from_json(Spec, text)
+    error = caught.value
+    assert (error.path, error.value) == ("verifier", "Vote(members=3)")
+    assert "register it first" in error.rule and "oracle" in error.choices
+
+
+def ridge():
+    pass
+
+
+LAMBDA, BOUND = (lambda: None), functools.partial(own)
+
+# family, part, more arguments, the value named, words of the rule, choices
+UNFIT = {
+    "no family": (("features", own), {}, own, "takes no part of one's own", FAMILIES),
+    "unknown family": (("filter", own), {}, own, "takes no part of one's own", FAMILIES),
+    "built in": (("verifier", own), {"name": "oracle"}, "oracle", "take another name", ()),
+    "built in by name": (("learner", ridge), {}, "ridge", "take another name", ()),
+    "no name": (("verifier", LAMBDA), {}, LAMBDA, "has no name", ()),
+    "no name of its own": (("verifier", BOUND), {}, BOUND, "has no name", ()),
+    "not hashable": (("verifier", Loose()), {}, Loose(), "make its dataclass frozen", ()),
+    "a class": (("verifier", Vote), {}, Vote, "an object that can be called", ()),
+    "a word": (("verifier", "none"), {}, "none", "an object that can be called", ()),
+    "reads no field": (
+        ("verifier", own),
+        {"reads": ["theta"]},
+        "own",
+        "reads 'theta', which is no field",
+        ("theta_ver", "n"),
+    ),
+}
+
+
+@pytest.mark.parametrize("given, more, value, rule, choices", UNFIT.values(), ids=UNFIT)
+def test_unfit(given, more, value, rule, choices, registries):
+    before = {family: dict(kinds) for family, kinds in registries.items()}
+    with pytest.raises(SpecError) as caught:
+        register(*given, **more)
+    error = caught.value
+    assert (error.path, error.value) == (given[0], value)
+    assert rule in error.rule
+    assert set(choices) <= set(error.choices)
+    assert str(error).startswith(f"config.{error.path} = {value!r}: {error.rule}")
+    assert registries == before

@@ -1,0 +1,130 @@
+"""Runs of `python -m launch.mixture` for tests: processes, and what they leave behind.
+
+They are real processes forked from one that has imported everything already (a fork server), which
+saves each of them the seconds that importing JAX takes.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import resource
+import runpy
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BASE = "--config=configs/mixture.py:base"
+SMALL = [BASE, "--config.n=200", "--config.d=5", "--config.generations=2"]
+SMALL += ["--config.trajectories=3", "--config.learner=ridge", "--config.verifier=linear"]
+
+
+def seeds(count: int) -> list[str]:
+    """A sweep of as many chunks, for each base seed is one, and of a single program."""
+    return [*SMALL, f"--config.sweep.seed={tuple(range(count))}"]
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["synthjax.mixture", "synthjax.plot.figures", "synthjax.plot.table"])
+
+
+def tell(event: str, seconds: float, **about) -> None:
+    print(f"{event.rsplit('/', 1)[-1]}: {about.get('fun_name')}", file=sys.stderr, flush=True)
+
+
+def become(argv: list[str], said: Path, told: bool, limit: int) -> None:
+    """Be `python -m launch.mixture` in this process, its output in files of the folder `said`.
+
+    `told`: say of each tracing and compilation that it is done. `limit`: no file may grow larger.
+    """
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(said / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
+    if told:
+        jax.monitoring.register_event_duration_secs_listener(tell)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    os.chdir(ROOT)
+    sys.argv = ["launch/mixture.py", *argv]
+    runpy.run_module("launch.mixture", run_name="__main__", alter_sys=True)
+
+
+class Run:
+    """A process that runs the launcher."""
+
+    def __init__(self, argv: list[str], said: Path, *, told: bool = False, limit: int = 0):
+        said.mkdir(parents=True, exist_ok=True)
+        for name in ("stdout", "stderr"):
+            (said / name).unlink(missing_ok=True)
+        self._said = said
+        self.process = FORKS.Process(target=become, args=(argv, said, told, limit))
+        self.process.start()
+
+    def read(self, name: str) -> str:
+        path = self._said / name
+        return path.read_text() if path.exists() else ""
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Wait for something, which must happen while the process runs."""
+        while not happened():
+            assert self.process.is_alive(), self.read("stderr")
+            time.sleep(0.005)
+
+    def until_chunk(self, workdir: Path, count: int) -> None:
+        """Wait for so many lines in metrics.jsonl."""
+        self.until(lambda: len(chunks(workdir)) >= count)
+
+    def end(self, number: int = 0) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error, after a signal if one is given."""
+        if number:
+            os.kill(self.process.pid, number)
+        self.process.join(200)
+        if self.process.is_alive():
+            self.process.kill()
+            pytest.fail(f"still runs: {self.read('stderr')}")
+        return self.process.exitcode, self.read("stdout"), self.read("stderr")
+
+
+def one_error(stderr: str) -> str:
+    """The error, which is the last line, the only one of its sort, and no traceback is near."""
+    *others, last = stderr.splitlines()
+    assert last.startswith("error: "), stderr
+    assert all(re.fullmatch(r"\d+/\d+ trajectories.*", line) for line in others), stderr
+    return last.removeprefix("error: ")
+
+
+def lines(workdir: Path) -> list[dict]:
+    """metrics.jsonl, a line that is still being written left out."""
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    path = workdir / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line, parse_constant=refuse) for line in whole]
+
+
+def chunks(workdir: Path) -> list[int]:
+    return [line["chunk"] for line in lines(workdir)]
+
+
+def saved(workdir: Path) -> set[int]:
+    """The chunks that are sealed."""
+    return {int(path.parent.name) for path in workdir.glob("checkpoints/*/manifest.json")}
+
+
+def same_results(workdir: Path, other: Path) -> bool:
+    return (workdir / "results.nc").read_bytes() == (other / "results.nc").read_bytes()
+
+
+def how_to_go_on(stdout: str) -> list[str]:
+    """The arguments of the command that a stopped run prints."""
+    command = shlex.split(stdout[stdout.index("To go on:") :].splitlines()[1])
+    assert command[:3] == [sys.executable, "-m", "launch.mixture"]
+    return command[3:]
