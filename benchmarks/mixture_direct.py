@@ -98,10 +98,12 @@ def normals_alone(n: int, d: int, count: int):
 def compile_seconds(run: mixture.Spec) -> float:
     """Seconds to trace and compile the program of a spec, without running it."""
     devices = jax.local_devices()
-    work = plan.chunk_work(run, devices[0].platform, len(devices))
-    groups, chunks, tiles = plan.layout(run, work, devices[0].platform, len(devices))
+    groups = plan.groups(run)
+    chunks = list(plan.chunks(groups, plan.chunk_work(groups, devices[0].platform, len(devices))))
+    _, _, tiles = plan.layout(run, groups, chunks, devices[0].platform, len(devices))
     start = time.perf_counter()
-    sweep.run_tiles.lower(*sweep.arguments(groups[0], chunks[0], tiles[0], devices)).compile()
+    asked = sweep.arguments(groups[0], chunks[0], tiles[0], devices, None)
+    sweep.run_tiles.lower(*asked).compile()
     return time.perf_counter() - start
 
 

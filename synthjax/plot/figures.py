@@ -41,6 +41,8 @@ SYMBOLS = {
 MOST_SERIES = 8
 MOST_PANELS = 12
 MOST_TICKS = 8
+# Fields that a caption does not show, and how many of the others a line of it takes.
+HIDDEN, PER_LINE = ("memory_gb", "keep_classifiers", "engine", "seed", "generations"), 7
 # Accuracies that differ by less are not shown on the whole scale from 0 to 1.
 ZOOM = 0.5
 # An axis of sizes over more than this ratio is logarithmic.
@@ -234,7 +236,3 @@ def _caption(results: xr.Dataset) -> str:
     ]
     lines = [", ".join(said[i : i + PER_LINE]) for i in range(0, len(said), PER_LINE)]
     return "\n".join(["Verified self-training", *lines])
-
-
-# Fields that a figure does not show, and how many of the others a line of its caption takes.
-HIDDEN, PER_LINE = ("memory_gb", "keep_classifiers", "engine", "seed", "generations"), 7
