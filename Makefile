@@ -9,6 +9,9 @@ endif
 python = $(VENV)/bin/python
 installed = $(VENV)/.synthjax-installed
 
+# Compiling is most of the time and takes one core. A file's tests share what they have computed.
+SPREAD = --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 .PHONY: help quickstart test lint bench clean
 
 help:
@@ -25,7 +28,7 @@ quickstart: $(installed)
 	$(python) -m launch.mixture --config=configs/mixture.py:quickstart --workdir=runs/quickstart
 
 test: $(installed)
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest $(SPREAD) $(ARGS)
 
 lint: $(installed)
 	$(python) -m ruff check .

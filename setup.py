@@ -30,6 +30,7 @@ setup(
         "test": [
             "pytest>=9.2",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
             "ruff>=0.17.6",
             "scikit-learn>=1.9",
             "scipy>=1.17",
