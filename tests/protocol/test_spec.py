@@ -592,7 +592,7 @@ READ = [
 ]
 
 
-@pytest.mark.parametrize("kinds,numbers", READ, ids=str)
+@pytest.mark.parametrize("kinds,numbers", READ, ids=range(len(READ)))
 def test_what_is_read(kinds, numbers):
     names = {name: f.metadata["kinds"] for name, f in fields_of(Spec).items() if name != "sweep"}
     chosen = {name: fields_of(Spec)[name].default for name in names if names[name]} | kinds
