@@ -532,7 +532,9 @@ def test_refused(values, path, value, rule, choices):
     assert all(choice in text for choice in choices)
 
 
-@pytest.mark.parametrize("axis", [np.array(3), np.array(0.5), 3, object()], ids=repr)
+@pytest.mark.parametrize(
+    "axis", [np.array(3), np.array(0.5), 3, object()], ids=lambda value: type(value).__name__
+)
 def test_no_axis_is_a_spec_error_whatever_it_is(axis):
     assert refused(sweep={"theta_gen": axis}).path == "sweep.theta_gen"
 
