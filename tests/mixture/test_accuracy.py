@@ -141,7 +141,7 @@ def test_nothing_kept(learner):
     group = plan.groups(spec)[0]
     alone = jax.jit(trajectory, static_argnums=0)
     for i in (int(np.argmax(without)), *np.flatnonzero(~failed.any(1))[:3]):
-        record = alone(group.static, group.numbers, np.uint32(1), np.int32(i))
+        record = alone(group.static, group.numbers, None, np.uint32(1), np.int32(i))
         np.testing.assert_allclose(record.classifier, ds.classifier[i], rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(record.status, status[i])
 
@@ -172,7 +172,7 @@ def test_not_finite(learner, initial):
 
     def one(l2):
         numbers = group.numbers._replace(l2=l2)
-        return trajectory(group.static, numbers, np.uint32(0), np.int32(0))
+        return trajectory(group.static, numbers, None, np.uint32(0), np.int32(0))
 
     record = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(np.float32([0.01, np.nan, 0.01])))
     first = int(initial == "angle")  # a placed w₀ was not trained
