@@ -23,7 +23,9 @@ RECORDED = {
     "accuracy": ("1", "agreement with the Bayes classifier"),
     "test_accuracy": ("1", "agreement with the true label"),
     "overlap": ("1", "cosine of the classifier with w*"),
+    "verifier_overlap": ("1", "cosine of the classifier with v, the verifier's own"),
     "norm": ("1", "norm of the classifier"),
+    "products": ("1", "products with the features that a matrix-free learner asked for"),
 }
 MEASURED = {
     "p_hat": ("1", "measured rate of wrong guesses"),
@@ -41,8 +43,10 @@ def shapes(static: Static, points: int, trajectories: int) -> Record:
     """Shape and dtype of the records of some grid points and trajectories."""
     times = static.generations + 1 - (static.first if static.first > 1 else 0)
     shape = (points, trajectories, times)
-    carried = times if static.parts else 1
-    return _record(shape, (*shape[:2], carried, static.d), static.keep_classifiers, static.d)
+    carried = times if static.carried > 1 else 1
+    return _record(
+        shape, (*shape[:2], carried, static.coordinates), static.keep_classifiers, static.d
+    )
 
 
 def empty(spec: Spec, goes_on: bool) -> Record:
@@ -69,7 +73,7 @@ def _record(
     count = jax.ShapeDtypeStruct(shape, np.int32)
     classifier = jax.ShapeDtypeStruct((*shape, d), np.float32) if keep_classifiers else None
     carried = jax.ShapeDtypeStruct(carried, np.float32) if carried else None
-    return Record(*[real] * 4, *[count] * 5, carried, classifier)
+    return Record(*[real] * 5, *[count] * 6, carried, classifier)
 
 
 class Limit(NamedTuple):
@@ -159,7 +163,9 @@ def theory(spec: Spec) -> Limit:
             )
         )
         with jax.default_device(_host()):
-            found = _population(tuple(kinds), spec.generations, d, numbers)
+            found = _population(
+                tuple(pair for pair in kinds if pair[0] != "engine"), spec.generations, d, numbers
+            )
         accuracy[where], p_star[where] = (np.asarray(leaf)[back.ravel()] for leaf in found)
     return Limit(accuracy, p_star, "; ".join(missing))
 

@@ -5,11 +5,12 @@ qᵢ is 1 for a kept guess and 0 for another, as in the paper (arXiv 2406.07515)
 Both report whether the gradient norm fell to 1e-5 of its value at w = 0, in float32.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from synthjax.mixture.data import Numbers, Sample
 from synthjax.protocol.spec import Kind
@@ -59,7 +60,7 @@ def ridge(key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
 
     h = (share * labels) @ x
     w, _ = jax.scipy.sparse.linalg.cg(product, h, tol=TOLERANCE / 10, maxiter=MAX_ITERATIONS)
-    return _judged(w, product(w) - h, h)
+    return judged(w, product(w) - h, h)
 
 
 def logistic(key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
@@ -69,12 +70,62 @@ def logistic(key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
     pairs are enough and an iteration costs two products with x; the line search along a direction
     needs none. benchmarks/logistic_solvers.py measures it against Newton and Newton–CG.
     """
+    x, *_ = sample
+    w, left, first, _, _ = descend(
+        LOGISTIC,
+        numbers.l2,
+        sample,
+        right=lambda w, _: x @ w,
+        left=lambda v, state, live: (v @ x, state, True),
+        state=(),
+    )
+    return judged(w, left, first)
+
+
+class Loss(NamedTuple):
+    """A smooth convex loss ℓ of the margin: `slope` is −ℓ′(z), `curvature` ℓ″ from z's slope."""
+
+    slope: Callable[[Float[Array, " n"]], Float[Array, " n"]]
+    curvature: Callable[[Float[Array, " n"]], Float[Array, " n"]]
+
+
+LOGISTIC = Loss(lambda z: jax.nn.sigmoid(-z), lambda doubt: doubt * (1 - doubt))
+SQUARED = Loss(lambda z: 1 - z, jnp.ones_like)
+
+
+class Descent(NamedTuple):
+    """Where L-BFGS came to: `gradient` there, `first` at w = 0, `products` vᵀx it asked for."""
+
+    w: Float[Array, " d"]
+    gradient: Float[Array, " d"]
+    first: Float[Array, " d"]
+    products: Int[Array, ""]
+    state: Any
+
+
+def descend(
+    loss: Loss,
+    l2: Float[Array, ""],
+    sample: Sample,
+    *,
+    right: Callable,
+    left: Callable,
+    state: Any,
+    any_of: Callable[[Bool[Array, ""]], Bool[Array, ""]] | None = None,
+) -> Descent:
+    """L-BFGS from w = 0, which meets the features in products only.
+
+    `right(w, state)` is x w; `left(v, state, live)` is vᵀx, with the state after it and whether it
+    could be had; `live` says whether it is wanted. `any_of` tells whether a flag is set anywhere in
+    the batch: with it the loop runs for all of the batch, and who has finished keeps what it has,
+    so that a large state is not copied for the sake of the others.
+    """
     x, labels, weights = sample
-    l2 = numbers.l2
     share = weights / jnp.maximum(weights.sum(), 1.0)
 
-    def gradient(w, doubt):
-        return l2 * w - (labels * share * doubt) @ x
+    def gradient(w, slope, state, live):
+        pulled, state, had = left(labels * share * slope, state, live)
+        return l2 * w - pulled, state, had
 
     def line_search(margin, along, slope, curvature, penalty_slope):
         """The Newton step on the loss along a direction, halved while it overshoots.
@@ -84,7 +135,7 @@ def logistic(key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
         """
 
         def at(a):
-            doubt = jax.nn.sigmoid(-(margin + a * along))
+            doubt = loss.slope(margin + a * along)
             return doubt, penalty_slope(a) - (share * doubt) @ along
 
         def halve(state):
@@ -97,37 +148,59 @@ def logistic(key: Key[Array, ""], numbers: Numbers, sample: Sample) -> Fit:
         a = -slope / curvature
         return jax.lax.while_loop(too_long, halve, (a, *at(a), 0))[:2]
 
-    def step(state):
-        w, g, doubt, margin, steps, changes, k = state
-        direction = -_inverse_hessian(g, steps, changes)
+    def live(now):
+        return now.had & (jnp.linalg.norm(now.g) > TARGET * start) & (now.k < MAX_ITERATIONS)
+
+    def step(now):
+        w, g = now.w, now.g
+        direction = -_inverse_hessian(g, now.steps, now.changes)
         direction = jnp.where(g @ direction < 0, direction, -g)  # rounding can turn it uphill
-        along = labels * (x @ direction)
+        along = labels * right(direction, now.state)
         wd, dd = w @ direction, direction @ direction
-        curvature = (share * doubt * (1 - doubt)) @ along**2 + l2 * dd
-        a, doubt = line_search(
-            margin, along, g @ direction, curvature, lambda a: l2 * (wd + a * dd)
+        curvature = (share * loss.curvature(now.slope)) @ along**2 + l2 * dd
+        a, slope = line_search(
+            now.margin, along, g @ direction, curvature, lambda a: l2 * (wd + a * dd)
         )
         new_w = w + a * direction
-        new_g = gradient(new_w, doubt)
-        steps = jnp.roll(steps, 1, axis=0).at[0].set(new_w - w)
-        changes = jnp.roll(changes, 1, axis=0).at[0].set(new_g - g)
-        return new_w, new_g, doubt, margin + a * along, steps, changes, k + 1
+        new_g, state, had = gradient(new_w, slope, now.state, live(now))
+        steps = jnp.roll(now.steps, 1, axis=0).at[0].set(new_w - w)
+        changes = jnp.roll(now.changes, 1, axis=0).at[0].set(new_g - g)
+        new = _Now(new_w, new_g, slope, now.margin + a * along, steps, changes, now.k + 1, had)
+        if any_of is not None:
+            new = jax.tree.map(lambda a, b: jnp.where(live(now), a, b), new, now._replace(state=()))
+        return new._replace(state=state)
 
     n, d = x.shape
-    w, margin, doubt = jnp.zeros(d), jnp.zeros(n), jnp.full(n, 0.5)
-    first = gradient(w, doubt)
+    margin = jnp.zeros(n)
+    slope = loss.slope(margin)
+    w = jnp.zeros(d)
+    first, state, had = gradient(w, slope, state, True)
     start = jnp.linalg.norm(first)
     memory = jnp.zeros((MEMORY, d))
-    w, *_ = jax.lax.while_loop(
-        lambda s: (jnp.linalg.norm(s[1]) > TARGET * start) & (s[-1] < MAX_ITERATIONS),
-        step,
-        (w, first, doubt, margin, memory, memory, 0),
+    now = _Now(w, first, slope, margin, memory, memory, jnp.int32(0), jnp.asarray(had), state)
+    now = jax.lax.while_loop(
+        lambda now: live(now) if any_of is None else any_of(live(now)), step, now
     )
-    doubt = jax.nn.sigmoid(-labels * (x @ w))  # afresh: the margins carried along have drifted
-    return _judged(w, gradient(w, doubt), first)
+    slope = loss.slope(labels * right(now.w, now.state))  # the margins carried along have drifted
+    last, state, _ = gradient(now.w, slope, now.state, True)
+    return Descent(now.w, last, first, now.k + 2, state)
 
 
-def _judged(w: Float[Array, " d"], gradient: Float[Array, " d"], first: Float[Array, " d"]) -> Fit:
+class _Now(NamedTuple):
+    """L-BFGS under way."""
+
+    w: Float[Array, " d"]
+    g: Float[Array, " d"]
+    slope: Float[Array, " n"]
+    margin: Float[Array, " n"]
+    steps: Float[Array, "k d"]
+    changes: Float[Array, "k d"]
+    k: Int[Array, ""]
+    had: Bool[Array, ""]
+    state: Any = ()
+
+
+def judged(w: Float[Array, " d"], gradient: Float[Array, " d"], first: Float[Array, " d"]) -> Fit:
     """The fit with these gradients at w and at 0; NaN where they are not finite."""
     left, start = jnp.linalg.norm(gradient), jnp.linalg.norm(first)
     finite = jnp.isfinite(left) & jnp.isfinite(start)

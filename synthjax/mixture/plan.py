@@ -19,11 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from synthjax.mixture import matrix_free
 from synthjax.mixture.covariance import dense
 from synthjax.mixture.data import Numbers
+from synthjax.mixture.engine import resolved
 from synthjax.mixture.spec import Spec, reads
-from synthjax.mixture.trajectory import Static
+from synthjax.mixture.trajectory import Record, Static
 from synthjax.protocol.keys import BLOCK
+from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.spec import SpecError, combinations, fields_of
 
 # Features drawn by one chunk, in numbers, per device: least and most. Some seconds of work at most
@@ -54,6 +57,8 @@ PAST_COPIES = 2
 VECTORS = 24
 # Vectors over all guesses for the examples, or over the past, from which some are selected.
 GUESSES = 8
+# Numbers that the ridge band of the matrix-free engine draws and holds for a feature it leaves out.
+BAND = 24
 # Records of a generation that a grid point holds twice over.
 RECORDS = 4
 # What putting labelled results together needs, as a multiple of the records.
@@ -121,21 +126,37 @@ def groups(spec: Spec, before: Spec | None = None) -> list[Group]:
             for name in spec.sweep
         )
         where = np.asarray(grid[at]).ravel()
-        point = {name: values.get(name, getattr(spec, name)) for name in (*KINDS, "d", "seed")}
+        point = {name: values.get(name, getattr(spec, name)) for name in fields_of(spec)}
         kinds = {name: point[name] for name in KINDS}
         read = reads(kinds)
+        l2 = np.broadcast_to(vectors.get("l2", spec.l2), where.shape)
+        engines = np.array([resolved(spec.engine, point | {"l2": value}) for value in l2])
         sizes = {
             name: np.broadcast_to(vectors.get(name, getattr(spec, name)), where.shape)
             for name in SIZES
             if name in read
         }
-        for inside in _alike(sizes, len(where)):
-            for part, trajectories, first in _todo(spec, before, inside & done[where], inside):
+        for inside in _alike(sizes, engines):
+            [engine] = {*engines[inside]}
+            frame, columns = 0, point["d"]
+            replayed = engine == "matrix_free" and REGIMES[kinds["regime"]].call.past
+            if engine == "matrix_free":
+                frame = matrix_free.frame(kinds)
+                fits = spec.generations + 1
+                columns = frame + matrix_free.room(kinds, l2[inside].min(), point["d"], fits)
+            for part, trajectories, first in _todo(
+                spec, before, inside & done[where], inside, replayed
+            ):
                 longest = {name: int(size[part].max()) for name, size in sizes.items()}
                 static = Static(
-                    **{name: KINDS[name][kind] for name, kind in kinds.items()},
+                    **{
+                        name: KINDS[name][kind]
+                        for name, kind in (kinds | {"engine": engine}).items()
+                    },
                     n=_rows(longest["n"]),
                     d=point["d"],
+                    columns=columns,
+                    frame=frame,
                     n_real=_rows(longest.get("n_real", 1)),
                     k=longest.get("k", 1),
                     first=first,
@@ -156,11 +177,12 @@ def groups(spec: Spec, before: Spec | None = None) -> list[Group]:
     return result
 
 
-def _alike(sizes: dict[str, np.ndarray], points: int) -> Iterator[np.ndarray]:
-    """Masks over the points, of those whose sizes lie within the same powers of two."""
-    powers = np.zeros((points, len(sizes)), int)
+def _alike(sizes: dict[str, np.ndarray], engines: np.ndarray) -> Iterator[np.ndarray]:
+    """Masks over the points, of those of an engine with sizes within the same powers of two."""
+    powers = np.zeros((len(engines), len(sizes) + 1), int)
     for i, (name, size) in enumerate(sizes.items()):
         powers[:, i] = np.maximum(np.frexp(size - 1.0)[1], SIZES[name])
+    powers[:, -1] = np.unique(engines, return_inverse=True)[1]
     for power in np.unique(powers, axis=0):
         yield (powers == power).all(1)
 
@@ -170,7 +192,9 @@ def _rows(n: int) -> int:
     return -(-n // BLOCK) * BLOCK
 
 
-def _todo(spec: Spec, before: Spec | None, old: np.ndarray, inside: np.ndarray) -> Iterator[tuple]:
+def _todo(
+    spec: Spec, before: Spec | None, old: np.ndarray, inside: np.ndarray, replayed: bool
+) -> Iterator[tuple]:
     """(which points, trajectories, first generation) of what is to do at the points `inside`."""
     every, new = range(spec.trajectories), inside & ~old
     if new.any():
@@ -179,7 +203,7 @@ def _todo(spec: Spec, before: Spec | None, old: np.ndarray, inside: np.ndarray) 
         if spec.trajectories > before.trajectories:
             yield old, every[before.trajectories :], 1
         if spec.generations > before.generations:
-            yield old, every[: before.trajectories], before.generations + 1
+            yield old, every[: before.trajectories], 1 if replayed else before.generations + 1
 
 
 def within(small: Spec, large: Spec) -> np.ndarray | None:
@@ -227,7 +251,13 @@ def chunks(parts: list[Group], work: int) -> Iterator[Chunk]:
 
 def _drawn(static: Static) -> int:
     """Features that a trajectory draws: of what is to come, and of the past if it counts."""
-    return static.n * static.d * (static.generations - (0 if static.parts else static.first - 1))
+    generations = static.generations - (0 if static.parts else static.first - 1)
+    return (static.n * static.columns + BAND * _banded(static)) * generations
+
+
+def _banded(static: Static) -> int:
+    """Features of which ridge regression takes the band alone."""
+    return static.d - static.columns if static.columns == static.frame else 0
 
 
 def _even(total: int, size: int) -> list[slice]:
@@ -239,9 +269,9 @@ def _even(total: int, size: int) -> list[slice]:
 
 def bytes_of(static: Static, swept: tuple[str, ...], points: int) -> int:
     """Upper estimate of the memory for a tile of one trajectory at some grid points, in bytes."""
-    n, d = max(static.n, static.n_real * static.real), static.d
-    # Where the features depend on what is swept every grid point has its own.
-    own = points if OWN_FEATURES & {*swept} else 1
+    n, d = max(static.n, static.n_real * static.real), static.columns
+    # Where features depend on what is swept, or on what is learnt, every grid point has its own.
+    own = points if OWN_FEATURES & {*swept} or static.columns > static.frame > 0 else 1
     features = COPIES * n * d * own
     vectors = VECTORS * n + 2 * VECTORS * d + GUESSES * static.n * static.k * (static.k > 1)
     if static.parts:
@@ -254,8 +284,10 @@ def bytes_of(static: Static, swept: tuple[str, ...], points: int) -> int:
             vectors += VECTORS * past
     if static.covariance.call is dense:
         features += (1 + 3 * points * ("covariance_decay" in swept)) * d**2 + 3 * d**2
+    vectors += BAND * _banded(static)
     records = (RECORDS + d * static.keep_classifiers) * (static.generations + 1)
-    return 4 * (features + points * (vectors + records + 2 * d * static.carried))
+    carried = static.coordinates * static.carried
+    return 4 * (features + points * (vectors + records + 2 * carried))
 
 
 def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, devices: int) -> Tile:
@@ -283,7 +315,7 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
         points //= 2
     most = int(budget // devices // bytes_of(static, group.swept, points))
     if platform == "cpu":
-        most = min(most, max(1, CPU_TILE // (static.n * static.d)))
+        most = min(most, max(1, CPU_TILE // (static.n * static.columns)))
     blocks = -(-shape[0] // points)
     # No larger than lets every device have a tile.
     most = min(most, max(1, shape[1] * blocks // devices))
@@ -299,9 +331,9 @@ def _with_past(static: Static) -> str:
 
 
 def result_bytes(spec: Spec) -> int:
-    """Memory for the records of a whole sweep: nine numbers a generation, and the classifiers."""
+    """Memory for the records of a whole sweep: some numbers a generation, and the classifiers."""
     grid = math.prod(len(values) for values in spec.sweep.values())
-    numbers = 9 + spec.d * spec.keep_classifiers
+    numbers = len(Record._fields) - 2 + spec.d * spec.keep_classifiers
     return 4 * grid * spec.trajectories * (spec.generations + 1) * numbers
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from synthjax.mixture import engine
 from synthjax.mixture.covariance import COVARIANCES
 from synthjax.mixture.data import FEATURES, GENERATORS
 from synthjax.mixture.learn import LEARNERS
@@ -27,11 +28,6 @@ INITIALS = {
     "angle": Kind(None, ("theta_gen",), "w₀ placed at theta_gen from w*"),
     "real": Kind(None, ("n_real",), "w₀ trained on n_real truly labelled examples"),
 }
-ENGINES = {
-    "auto": Kind(None, (), "the fastest engine that applies"),
-    "direct": Kind(None, (), "draw every feature; any setting"),
-}
-
 
 PI = float(np.float32(np.pi))  # a little more than π, so that float32's own is in range
 
@@ -63,7 +59,7 @@ class Spec:
     learner: str = config_field(
         "logistic", "what trains on the selection", kinds=LEARNERS, own=True
     )
-    engine: str = config_field("auto", "how it is simulated", kinds=ENGINES, axis=False)
+    engine: str = config_field("auto", "how it is simulated", kinds=engine.ENGINES, axis=False)
     n: int = config_field(1000, "synthetic examples of a generation", low=1, high=2**30)
     d: int = config_field(50, "number of features", low=3, high=2**20)
     n_real: int = config_field(1000, "real examples that train w₀", low=1, high=2**30)
@@ -215,6 +211,15 @@ def _check_combinations(spec: Spec) -> None:
                 _path(spec, "k"),
                 spec.sweep.get("k", spec.k),
                 f"n k must stay below 2^31; n is {point['n']}",
+            )
+    kinds = [name for name, field in fields_of(spec).items() if field.metadata["kinds"]]
+    for point in combinations(spec, [*kinds, "l2", "keep_classifiers"]):
+        if reason := engine.refused(spec.engine, point):
+            name, why = reason
+            raise SpecError(
+                "engine",
+                spec.engine,
+                f"cannot take {name}={point[name]!r}: {why}; engine=direct can",
             )
     if spec.keep_classifiers and "d" in spec.sweep:
         raise SpecError(

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
@@ -21,7 +22,7 @@ from synthjax.mixture import dataset, plan
 from synthjax.mixture.covariance import dense, rotation
 from synthjax.mixture.data import Numbers
 from synthjax.mixture.spec import Spec
-from synthjax.mixture.trajectory import Before, Record, Static, trajectory
+from synthjax.mixture.trajectory import Before, Record, Static
 from synthjax.protocol.spec import to_json
 
 # Compiled programs to hold at one time: on a CPU each maps some 450 regions of memory, of which
@@ -161,8 +162,8 @@ class _Sweep:
             if whole is not None and part is not None:
                 time = slice(0 if static.first == 1 else static.first, static.generations + 1)
                 if part is record.carried:
-                    whole = whole[..., : static.d]
-                    time = time if static.parts else slice(1)
+                    whole = whole[..., : static.coordinates]
+                    time = time if static.carried > 1 else slice(1)
                 whole[where, chunk.trajectories, time] = part
 
     def summary(self, step: int, record: Record) -> dict:
@@ -244,8 +245,8 @@ def arguments(
     before = None
     if static.first > 1:
         at = group.where[point][:, None, :], index[:, :, None]
-        carried = records.carried[..., : static.d][at]
-        carried = carried[..., : static.first if static.parts else 1, :]
+        carried = records.carried[..., : static.coordinates][at]
+        carried = carried[..., : static.first if static.carried > 1 else 1, :]
         before = Before(carried, records.status[..., static.first - 1][at])
     axes = rotation(static.d) if static.covariance.call is dense else None
     mesh = Mesh(np.array(devices[: tile.devices]), ("trajectory",))
@@ -305,11 +306,14 @@ def run_tiles(
             varying, index, before = args
             inside = Numbers(*(numbers[i] if v is None else v for i, v in enumerate(varying)))
             points = jax.vmap(
-                lambda numbers, i, before: trajectory(static, numbers, axes, seed, i, before),
+                lambda numbers, i, before: static.engine.call(
+                    static, numbers, axes, seed, i, before, _any_in_tile
+                ),
                 (along(0, None), None, 0),
                 axis_size=tile_points,
+                axis_name="points",
             )
-            return jax.vmap(points, (None, 0, 0))(inside, index, before)
+            return jax.vmap(points, (None, 0, 0), axis_name="repeats")(inside, index, before)
 
         varying = Numbers(
             *(v if n in swept else None for n, v in zip(Numbers._fields, numbers, strict=True))
@@ -325,6 +329,14 @@ def run_tiles(
         check_vma=False,
     )
     return sharded(numbers, axes, seed, index, before)
+
+
+def _any_in_tile(flag: Bool[Array, "..."]) -> Bool[Array, ""]:
+    """Whether a flag is set in any trajectory of a tile: then a loop goes on for all of them.
+
+    JAX cannot see that otherwise, and would copy all that a loop carries to keep it as it was.
+    """
+    return jax.lax.pmax(flag.any().astype(jnp.int32), ("points", "repeats")) > 0
 
 
 def _leaves(record: Record) -> dict:

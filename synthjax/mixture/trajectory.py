@@ -1,17 +1,21 @@
-"""One trajectory of self-training: T generations in a single lax.scan."""
+"""One trajectory of self-training: T generations in a single lax.scan.
+
+`trajectory` is the direct engine, which draws every feature. `follow` is what it has in common with
+the matrix-free one: the same generations, on features of which fewer are drawn.
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from synthjax.mixture import data, pool
 from synthjax.mixture.covariance import Covariance, times
 from synthjax.mixture.data import Examples, Numbers, Sample
 from synthjax.mixture.theory import agreement, place, test_agreement
-from synthjax.protocol.keys import Stream, key
+from synthjax.protocol.keys import Stream, key, normal_rows
 from synthjax.protocol.spec import Kind
 
 STATUS = ("fine", "not_finite", "not_converged", "nothing_kept")
@@ -22,9 +26,12 @@ class Static(NamedTuple):
     """What a compiled trajectory is fixed to: kinds and shapes.
 
     Fields: `n`, `n_real`, `k` are lengths of arrays, at least the numbers of the same name;
+    `columns` is how many features of an example are drawn: all d of them, or, where `frame` is not
+    0, as many as decide what is kept, and room for `columns` − `frame` more that a learner meets;
     generations `first` to `generations` are computed, and 0 where `first` is 1.
     """
 
+    engine: Kind
     features: Kind
     covariance: Kind
     initial: Kind
@@ -35,6 +42,8 @@ class Static(NamedTuple):
     learner: Kind
     n: int
     d: int
+    columns: int
+    frame: int
     n_real: int
     k: int
     first: int
@@ -52,6 +61,11 @@ class Static(NamedTuple):
         return self.placed and "n_real" in self.initial.reads
 
     @property
+    def has_classifier(self) -> bool:
+        """Whether the verifier has a direction v of its own."""
+        return "theta_ver" in self.verifier.reads
+
+    @property
     def parts(self) -> tuple[int, ...]:
         """Rows of the past: real examples, if they count, then those of every generation."""
         if not self.regime.call.past:
@@ -59,29 +73,48 @@ class Static(NamedTuple):
         return (self.n_real * self.real, *[self.n] * self.generations)
 
     @property
+    def replayed(self) -> bool:
+        """Whether going on begins anew: what a learner met of the past is not saved."""
+        return bool(self.parts and self.frame)
+
+    @property
     def carried(self) -> int:
         """How many classifiers it takes to go on after the last generation: all, or the last."""
-        return self.generations + 1 if self.parts else 1
+        return self.generations + 1 if self.parts and not self.frame else 1
+
+    @property
+    def coordinates(self) -> int:
+        """Of a classifier to go on from: only its overlaps matter where there is a frame."""
+        return self.frame or self.d
 
 
 class Record(NamedTuple):
     """What is kept of each generation; every field has a leading axis t, `carried` one of its own.
 
-    Overlap and norm are in the Σ inner product. Counts are of generation t's guesses, k for an
-    example, before and after selection; 0 where there were none. `carried`: see `Static.carried`.
+    Overlap, verifier_overlap (with v) and norm are in the Σ inner product: with the angle of w* and
+    v they are the Gram matrix of all that decides what comes after. Counts are of generation t's
+    guesses, k for an example, before and after selection; 0 where there were none. `products`: how
+    often a matrix-free learner asked for one. `carried`: see `Static.carried`.
     """
 
     accuracy: Float[Array, " t"]
     test_accuracy: Float[Array, " t"]
     overlap: Float[Array, " t"]
+    verifier_overlap: Float[Array, " t"]
     norm: Float[Array, " t"]
     status: Int[Array, " t"]
     right: Int[Array, " t"]
     wrong: Int[Array, " t"]
     kept_right: Int[Array, " t"]
     kept_wrong: Int[Array, " t"]
+    products: Int[Array, " t"]
     carried: Float[Array, "carried d"]
     classifier: Float[Array, "t d"] | None
+
+
+# Columns beyond a frame that share a key: so numbers do not depend on how many there is room for.
+COLUMNS = 16
+COUNTED = ("status", "right", "wrong", "kept_right", "kept_wrong", "products")
 
 
 class Before(NamedTuple):
@@ -94,6 +127,28 @@ class Before(NamedTuple):
     status: Int[Array, ""]
 
 
+class Learnt(NamedTuple):
+    """What training gives: w, and the features that it came to know, if not all were known."""
+
+    w: Float[Array, " columns"]
+    converged: Bool[Array, ""]
+    products: Int[Array, ""]
+    x: Float[Array, "n columns"]
+    memory: Any
+
+
+class Steps(NamedTuple):
+    """What an engine does its own way.
+
+    Fields: `placed`, w₀ at theta_gen; `memory` of what was learnt, to begin with; `learn`, from a
+    key, the sample and the memory.
+    """
+
+    placed: Float[Array, " columns"]
+    memory: Any
+    learn: Callable[[Key[Array, ""], Sample, Any], Learnt]
+
+
 def trajectory(
     static: Static,
     numbers: Numbers,
@@ -101,21 +156,43 @@ def trajectory(
     seed: Int[Array, ""],
     index: Int[Array, ""],
     before: Before | None = None,
+    any_of: Callable = jnp.any,
 ) -> Record:
     """Run trajectory `index` of a spec: w₀, then generate, verify, select, pool, learn, again.
 
     `axes` are the principal axes of a dense Σ. Pure, and the same alone or under vmap, at once or
-    from `before` on. A generation that fails has a status and NaN from there on.
+    from `before` on. A generation that fails has a status and NaN from there on. `any_of` says
+    whether a flag is set anywhere in the batch, and is for the other engines.
     """
     covariance = static.covariance.call(numbers.covariance_decay, static.d, axes)
-    regime, learn = static.regime.call, static.learner.call
+    g = place(numbers.theta_gen, 0.0, 0.0)[1]
+
+    def learn(key, sample, memory):
+        w, converged = static.learner.call(key, numbers, sample)
+        return Learnt(w, converged, jnp.zeros((), jnp.int32), sample.x, memory)
+
+    placed = times(covariance.inverse_root, jnp.zeros(static.d).at[:3].set(g))
+    return follow(static, numbers, covariance, seed, index, before, Steps(placed, (), learn))
+
+
+def follow(
+    static: Static,
+    numbers: Numbers,
+    covariance: Covariance,
+    seed: Int[Array, ""],
+    index: Int[Array, ""],
+    before: Before | None,
+    steps: Steps,
+) -> Record:
+    """A trajectory of any engine that draws examples. See `trajectory`."""
+    regime = static.regime.call
 
     def stream(name: Stream, t):
         return key(seed, name, index, t)
 
     def real_examples():
         draw_key = stream(Stream.REAL, 0)
-        z, y = static.features.call(draw_key, numbers, static.n_real, static.d)
+        z, y = _features(static, numbers, draw_key, static.n_real)
         weights = (jnp.arange(static.n_real) < numbers.n_real).astype(z.dtype)
         return Sample(times(covariance.root, z), y, weights)
 
@@ -128,48 +205,82 @@ def trajectory(
         return remember(past, _kept(static, numbers, covariance, stream, w, t)[0], t), None
 
     def generation(state, t):
-        w, failed, past = state
+        w, failed, past, memory = state
         sample, counts = _kept(static, numbers, covariance, stream, w, t)
         if regime.past:
             past = sample = remember(past, sample, t)
         if regime.subsample:
-            sample = pool.subsample(
-                stream(Stream.SUBSAMPLE, t), past, static.parts, numbers.n, static.n
+            chosen = pool.chosen(stream(Stream.SUBSAMPLE, t), past.weights, static.parts, numbers.n)
+            # Where the past has its own columns to come, they are learnt in their place.
+            sample = (
+                past._replace(weights=past.weights * chosen)
+                if static.frame
+                else pool.taken(past, chosen, static.n)
             )
-        w, converged = learn(stream(Stream.LEARN, t), numbers, sample)
+        w, converged, products, x, memory = steps.learn(stream(Stream.LEARN, t), sample, memory)
+        if static.replayed:
+            past = past._replace(x=x)
         status = _status(w, converged)
         status = jnp.where(sample.weights.sum() > 0, status, NOTHING_KEPT)
         status = jnp.where(failed > FINE, failed, status)
         broken = (status == NOT_FINITE) | (status == NOTHING_KEPT)
         w = jnp.where(broken, jnp.nan, w)
-        counts = (jnp.where(failed == FINE, count, 0) for count in counts)
+        counts = (jnp.where(failed == FINE, count, 0) for count in (*counts, products))
         record = _measure(static, numbers, covariance, w)._replace(
-            **dict(zip(Record._fields[4:9], (status, *counts), strict=True))
+            **dict(zip(COUNTED, (status, *counts), strict=True))
         )
-        return (w, jnp.where(broken, status, FINE), past), (record, w)
+        return (w, jnp.where(broken, status, FINE), past, memory), (record, w)
 
     # Threefry's partitionable form computes every number twice over, for the sake of sharding one
     # array over devices, which no trajectory is: the other form draws normals in 2/3 of the time.
     with jax.default_matmul_precision("highest"), jax.threefry_partitionable(False):
-        past = pool.empty(sum(static.parts), static.d) if regime.past else None
+        past = pool.empty(sum(static.parts), static.columns) if regime.past else None
         real = real_examples() if static.real and (before is None or regime.past) else None
         if regime.past and real is not None:
             past = pool.put(past, real, 0)
+        memory = steps.memory
         if before is None:
-            w, first = _generation_0(static, numbers, covariance, real, stream)
+            w, first = steps.placed, None
+            if not static.placed:
+                w = jnp.zeros(static.columns)
+            elif static.real:
+                sample = past if static.replayed else real
+                w, converged, products, x, memory = steps.learn(
+                    stream(Stream.LEARN, 0), sample, memory
+                )
+                if static.replayed:
+                    past = past._replace(x=x)
+                first = _status(w, converged), products
+            first = _generation_0(static, numbers, covariance, w, first)
             failed = jnp.where(first.status == NOT_FINITE, NOT_FINITE, FINE)
         else:
             w, failed = before.carried[-1], before.status
+            w = jnp.zeros(static.columns).at[: len(w)].set(w)
             failed = jnp.where(failed == NOT_CONVERGED, FINE, failed)
             if regime.past:
                 ts = jnp.arange(1, static.first)
                 past, _ = jax.lax.scan(again, past, (before.carried[:-1], ts))
         ts = jnp.arange(static.first, static.generations + 1)
-        (last, *_), (rest, ws) = jax.lax.scan(generation, (w, failed, past), ts)
+        (last, *_), (rest, ws) = jax.lax.scan(generation, (w, failed, past, memory), ts)
     if before is None:
         rest = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
         ws = jnp.concatenate([w[None], ws])
-    return rest._replace(carried=ws if regime.past else last[None])
+    carried = ws if static.carried > 1 else last[None]
+    return rest._replace(carried=carried[:, : static.coordinates])
+
+
+def _features(
+    static: Static, numbers: Numbers, key: Key[Array, ""], n: int
+) -> tuple[Float[Array, "n columns"], Float[Array, " n"]]:
+    """Whitened features and true labels. What is beyond a frame is noise, a few columns a key."""
+    if not static.frame:
+        return static.features.call(key, numbers, n, static.d)
+    frame_key, noise_key = jax.random.split(key)
+    z, y = static.features.call(frame_key, numbers, n, static.frame)
+    more = -(-(static.columns - static.frame) // COLUMNS)
+    keys = (jax.random.fold_in(noise_key, i) for i in range(more))
+    z = jnp.concatenate([z, *(normal_rows(key, n, COLUMNS) for key in keys)], 1)
+    return z[:, : static.columns], y
 
 
 def _kept(
@@ -185,7 +296,7 @@ def _kept(
     And how many guesses were right, wrong, kept and right, kept and wrong.
     """
     n, k = static.n, static.k
-    z, y = static.features.call(stream(Stream.FEATURES, t), numbers, n, static.d)
+    z, y = _features(static, numbers, stream(Stream.FEATURES, t), n)
     examples = Examples(times(covariance.root, z), z, y, w, t)
     row = jnp.arange(n)
     fresh = jnp.zeros(n, bool)
@@ -215,23 +326,28 @@ def _kept(
 
 
 def _generation_0(
-    static: Static, numbers: Numbers, covariance: Covariance, real: Sample | None, stream: Callable
-) -> tuple[Float[Array, " d"], Record]:
-    """w₀ and its record. A generator without a w₀ begins with 0, and its accuracy may be known."""
-    if not static.placed:
-        w, nan = jnp.zeros(static.d), jnp.full((), jnp.nan)
-        known = first_accuracy(static.generator.call, numbers)
-        record = _measure(static, numbers, covariance, w)._replace(
-            accuracy=known, test_accuracy=known, overlap=nan, norm=nan
-        )
-        return w, record._replace(classifier=w * nan if static.keep_classifiers else None)
-    if real is None:
-        g = place(numbers.theta_gen, 0.0, 0.0)[1]
-        w = times(covariance.inverse_root, jnp.zeros(static.d).at[:3].set(g))
-        return w, _measure(static, numbers, covariance, w)
-    w, converged = static.learner.call(stream(Stream.LEARN, 0), numbers, real)
+    static: Static,
+    numbers: Numbers,
+    covariance: Covariance,
+    w: Float[Array, " columns"],
+    trained: tuple[Int[Array, ""], Int[Array, ""]] | None,
+) -> Record:
+    """The record of w₀, with status and products if it was trained.
+
+    A generator without a w₀ begins with 0, and its accuracy may be known.
+    """
     record = _measure(static, numbers, covariance, w)
-    return w, record._replace(status=_status(w, converged))
+    if not static.placed:
+        nan = jnp.full((), jnp.nan)
+        known = first_accuracy(static.generator.call, numbers)
+        record = record._replace(
+            accuracy=known, test_accuracy=known, overlap=nan, verifier_overlap=nan, norm=nan
+        )
+        return record._replace(classifier=w * nan if static.keep_classifiers else None)
+    if trained is not None:
+        status, products = trained
+        record = record._replace(status=status, products=products)
+    return record
 
 
 def first_accuracy(generator: Callable, numbers: Numbers) -> Float[Array, ""]:
@@ -253,6 +369,11 @@ def _measure(
 ) -> Record:
     """The record of a classifier, from closed forms; status fine and no guesses counted."""
     u = times(covariance.root, w)
+    norm = jnp.linalg.norm(u)
+    v = place(numbers.theta_gen, numbers.theta_ver, numbers.error_correlation)[2]
+    along_v = jnp.full((), jnp.nan)
+    if static.has_classifier:
+        along_v = u[:3] @ v / jnp.where(norm > 0, norm, jnp.nan)
     # Without a direction there is no angle, whatever arctan2 says.
     angle = jnp.where((u != 0).any(), jnp.arctan2(jnp.linalg.norm(u[1:]), u[0]), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
@@ -261,12 +382,14 @@ def _measure(
         accuracy=agreement(angle, features, numbers.signal),
         test_accuracy=test_agreement(angle, features, numbers.signal),
         overlap=jnp.cos(angle),
-        norm=jnp.linalg.norm(u),
+        verifier_overlap=along_v,
+        norm=norm,
         status=zero,
         right=zero,
         wrong=zero,
         kept_right=zero,
         kept_wrong=zero,
+        products=zero,
         carried=None,
         classifier=w if static.keep_classifiers else None,
     )

@@ -163,16 +163,17 @@ def test_not_converged():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["direct", "matrix_free"])
 @pytest.mark.parametrize("learner, initial", [("ridge", "angle"), ("logistic", "real")])
-def test_not_finite(learner, initial):
+def test_not_finite(learner, initial, engine):
     """A penalty of NaN, which no spec lets through, stands for numbers that have run away."""
     real = {"n_real": 30} if initial == "real" else {}
-    spec = Spec(n=40, d=4, generations=2, learner=learner, initial=initial, **real)
+    spec = Spec(n=40, d=4, generations=2, learner=learner, initial=initial, engine=engine, **real)
     group = plan.groups(spec)[0]
 
     def one(l2):
         numbers = group.numbers._replace(l2=l2)
-        return trajectory(group.static, numbers, None, np.uint32(0), np.int32(0))
+        return group.static.engine.call(group.static, numbers, None, np.uint32(0), np.int32(0))
 
     record = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(np.float32([0.01, np.nan, 0.01])))
     first = int(initial == "angle")  # a placed w₀ was not trained

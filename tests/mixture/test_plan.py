@@ -363,7 +363,7 @@ def told(static, swept, tile_points, mesh, axes, numbers, seed, index, before) -
     if static.first > 1:
         past = np.arange(static.first)[-before.carried.shape[-2] :]
         assert len(past) == (static.first if static.parts else 1)
-        assert before.carried.shape[-1] == static.d
+        assert before.carried.shape[-1] == static.coordinates
         assert (before.carried == (here + past)[..., None]).all()
         assert (before.status == verifier).all()
     carried = (here + (ts if static.parts else ts[-1:]))[..., None]
@@ -371,13 +371,15 @@ def told(static, swept, tile_points, mesh, axes, numbers, seed, index, before) -
         accuracy=np.broadcast_to(index[:, :, None, None], shape),
         test_accuracy=of_point("p"),
         overlap=of_point("psi"),
+        verifier_overlap=of_point("l2"),
         norm=of_point("l2"),
         status=np.full(shape, verifier),
         right=of_point("n"),
         wrong=np.full(shape, static.d),
         kept_right=np.full(shape, AXES["learner"].index(name_of("learner", static))),
         kept_wrong=np.full(shape, seed),
-        carried=np.broadcast_to(carried, (*carried.shape[:-1], static.d)),
+        products=np.full(shape, static.d),
+        carried=np.broadcast_to(carried, (*carried.shape[:-1], static.coordinates)),
         classifier=None,
     )
 

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow  # half a minute of compilation
 
 RATES = ("p_hat", "phi_hat", "psi_hat", "p_star_hat")
 MEASURED = [rate + suffix for rate in RATES for suffix in ("", "_low", "_high")]
-BY_TRAJECTORY = ["accuracy", "test_accuracy", "overlap", "norm", *MEASURED, "kept", "status"]
+BY_TRAJECTORY = ["accuracy", "test_accuracy", "overlap", "verifier_overlap", "norm", *MEASURED]
+BY_TRAJECTORY += ["kept", "products", "status"]
 THEORY = ["population_accuracy", "p_star"]
 
 SMALL = {"n": 60, "d": 4, "generations": 2, "trajectories": 3, "learner": "ridge"}
@@ -65,7 +66,8 @@ def test_variables_and_their_types(case):
     more = ["classifier"] if spec.keep_classifiers else []
     assert sorted(found.data_vars) == sorted([*BY_TRAJECTORY, *THEORY, *more])
     for name, variable in found.data_vars.items():
-        assert variable.dtype == (np.int8 if name == "status" else np.float32), name
+        counted = {"status": np.int8, "products": np.int32}
+        assert variable.dtype == counted.get(name, np.float32), name
     if more:
         dims = ("trajectory", "generation", "feature")
         assert found.classifier.dims == (*spec.sweep, *dims)

@@ -1,0 +1,50 @@
+"""Engines: how a trajectory is simulated, and which of them can take which kinds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from synthjax.mixture import matrix_free
+from synthjax.mixture.trajectory import trajectory
+from synthjax.protocol.regime import REGIMES
+from synthjax.protocol.spec import Kind
+
+_DRAWN = ("trajectories", "seed", "memory_gb")
+ENGINES = {
+    "auto": Kind(None, _DRAWN, "matrix_free where it applies and is faster, else direct"),
+    "direct": Kind(trajectory, _DRAWN, "draw every feature; any setting"),
+    "matrix_free": Kind(
+        matrix_free.trajectory, _DRAWN, "the same law from a few numbers an example; Σ = I"
+    ),
+}
+# A column that a learner may ask for costs about as much as three that are simply drawn.
+WORTH = 3
+
+
+def refused(engine: str, point: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The field that an engine cannot take as it is at a grid point, and why; None where it can.
+
+    `point` has all kinds, `l2` and `keep_classifiers`.
+    """
+    if engine != "matrix_free":
+        return None
+    if point["keep_classifiers"]:
+        return "keep_classifiers", "a classifier's d coordinates are never drawn"
+    if np.float32(point["l2"]) == 0:
+        return "l2", "without a penalty nothing chooses among the minimisers; take a small l2 > 0"
+    return matrix_free.refused(point)
+
+
+def resolved(engine: str, point: Mapping[str, Any]) -> str:
+    """The engine that auto stands for at a grid point, which has `d` as well; any other is itself.
+
+    It depends on nothing that going on may change. Where the past is kept that is direct: products
+    add up over the generations.
+    """
+    if engine != "auto":
+        return engine
+    if refused("matrix_free", point) or REGIMES[point["regime"]].call.past:
+        return "direct"
+    room = matrix_free.room(point, point["l2"], point["d"], 1)
+    return "matrix_free" if WORTH * room < point["d"] else "direct"
