@@ -74,7 +74,7 @@ _BISECTED = {
     "selection": "prune",
     "regime": "replace",
 }
-_FLIPS = ("flip", "flip_by_class")
+
 _POOLING = ("accumulate", "subsample")
 
 
@@ -107,7 +107,7 @@ def population(*, generations: int, d: int, **kinds_and_numbers: str | Scalar) -
         vector @ axes
         for vector in place(numbers.theta_gen, numbers.theta_ver, numbers.error_correlation)
     )
-    flips, pools = kinds["generator"] in _FLIPS, kinds["regime"] in _POOLING
+    flips, pools = kinds["generator"] in signed.FLIPS, kinds["regime"] in _POOLING
     from_real = kinds["initial"] == "real" and not flips
     summary = moments if kinds["learner"] == "ridge" else lambda source: source
 

@@ -77,24 +77,26 @@ def sector(
     mean: Float[Array, "2"],
     angles: int,
     bend: tuple[Float[Array, "2"], Scalar] | None = None,
+    radii: int | None = None,
+    reach: float = _REACH,
 ) -> tuple[Float[Array, "2 nodes"], Float[Array, " nodes"]]:
     """Points and weights of N(mean, I₂) on the sector between the first and the last edge.
 
     `edges` are increasing angles in radians, with `angles` rays between two of them. The weights
-    sum to the sector's probability. Each ray carries 18 radii, from 0 or 5.5 standard deviations
-    before its densest point to 5.5 after it, closer together at the start: there a classifier of
-    large norm turns from unsure to sure. With a `bend` (normal, offset) it carries 12 on each side
-    of where it crosses the line normal·x = offset.
+    sum to the sector's probability. Each ray carries `radii` (18) from 0 or 5.5 standard deviations
+    (`reach`) before its densest point to 5.5 after it, closer together at the start: there a
+    classifier of large norm turns from unsure to sure. With a `bend` (normal, offset) it carries
+    `radii` (12) on each side of where it crosses the line normal·x = offset.
     """
     t, angle_weights = legendre(angles)
-    s, radius_weights = legendre(_RADII if bend is None else _BENT_RADII)
+    s, radius_weights = legendre(radii or (_RADII if bend is None else _BENT_RADII))
 
     width = jnp.diff(edges)[:, None]
     angle = (edges[:-1, None] + width * t).ravel()
     ray = jnp.stack([jnp.cos(angle), jnp.sin(angle)])
     centre = (mean @ ray)[:, None]
-    start = jnp.maximum(centre - _REACH, 0)
-    stop = centre + jnp.sqrt(jnp.minimum(centre, 0) ** 2 + _REACH**2)
+    start = jnp.maximum(centre - reach, 0)
+    stop = centre + jnp.sqrt(jnp.minimum(centre, 0) ** 2 + reach**2)
     if bend is not None:
         normal, offset = bend
         along = (normal @ ray)[:, None]

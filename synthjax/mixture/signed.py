@@ -26,6 +26,7 @@ from synthjax.mixture.theory import breakdown_point
 ANGLES = {1: 48, 2: 32, 3: 16, 4: 12}  # rays between two edges, by the parts of a half-plane
 ROUNDING = 1e-6  # float32: angles and probabilities below this are taken for 0
 _HALVINGS = 26  # of a threshold's bracket, down to 2e-7
+FLIPS = ("flip", "flip_by_class")  # generators without a w₀
 _WITH_CLASSIFIER = ("linear", "margin")  # verifiers with a direction v of their own
 _ONE_SIDED = (*_WITH_CLASSIFIER, "self")  # those that prune on one side of a plane
 Nodes = Float[Array, " nodes"]
@@ -106,7 +107,7 @@ def kept(
         )
     elif kinds["verifier"] == "self":
         preferred = unit @ points > threshold
-    weights = weights * _selected(kinds, numbers, plane.right, plane.chance, preferred)
+    weights = weights * selected(kinds, numbers, plane.right, plane.chance, preferred)
     return points, weights, _p_star(kinds, numbers, mass, weights, plane.right)
 
 
@@ -114,7 +115,7 @@ def anywhere(kinds: Mapping[str, str], numbers: Numbers) -> tuple[Float[Array, "
     """P(kept and right), P(kept and wrong) and p* of flips, judged whatever z is."""
     right, wrong = jnp.array([True, False]), error_rates(kinds, numbers)[:, None]
     chance = jnp.where(right, 1 - wrong, wrong)
-    weights = _selected(kinds, numbers, right, chance, None)
+    weights = selected(kinds, numbers, right, chance, None)
     return weights, _p_star(kinds, numbers, chance.mean(0), weights, right)
 
 
@@ -169,7 +170,7 @@ def _rates(verifier: str, numbers: Numbers) -> tuple[Float[Array, " classes"], .
     return tuple(jnp.asarray(rate)[None] for rate in rates)
 
 
-def _selected(kinds, numbers: Numbers, right, chance, preferred) -> Nodes:
+def selected(kinds, numbers: Numbers, right, chance, preferred) -> Nodes:
     """P(the example is kept with the label that makes this sign), mean over classes.
 
     `chance` r is that of a draw to be this label; `preferred` says where a verifier with a
