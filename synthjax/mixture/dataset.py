@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
+from synthjax.mixture import evolution
 from synthjax.mixture.data import Numbers
 from synthjax.mixture.plan import groups
 from synthjax.mixture.population import Population, population, unknown
@@ -36,7 +37,10 @@ MEASURED = {
 THEORY = {
     "population_accuracy": ("1", "accuracy in the limit of infinitely many examples"),
     "p_star": ("1", "breakdown point in the limit of infinitely many examples"),
+    "evolution_accuracy": ("1", "accuracy by state evolution, at this n and d"),
 }
+# Generations of logistic state evolution, at some 10 ms each, that a run computes for a reference.
+MOST_EVOLVED = 10_000
 
 
 def shapes(static: Static, points: int, trajectories: int) -> Record:
@@ -79,12 +83,15 @@ def _record(
 class Limit(NamedTuple):
     """The theory of every grid point, [grid point, generation], NaN where there is none.
 
-    `missing` says where there is none and why; empty if there is some everywhere.
+    `evolution` is the accuracy in high dimension at the point's n and d. `missing` and
+    `not_evolved` say where there is none of either and why; empty if there is some everywhere.
     """
 
     accuracy: Float[np.ndarray, "points t"]
     p_star: Float[np.ndarray, "points t"]
     missing: str
+    evolution: Float[np.ndarray, "points t"]
+    not_evolved: str
 
 
 def to_dataset(spec: Spec, records: Record, limit: Limit) -> xr.Dataset:
@@ -114,10 +121,13 @@ def to_dataset(spec: Spec, records: Record, limit: Limit) -> xr.Dataset:
     if records.classifier is not None:
         tail = ("trajectory", "generation", "feature")
         variables["classifier"] = variable(records.classifier, "1", "classifier w_t", tail)
-    missing = {"missing": limit.missing} if limit.missing else {}
-    for name, about in THEORY.items():
-        values = {"population_accuracy": limit.accuracy, "p_star": limit.p_star}[name]
-        variables[name] = variable(values, *about, ("generation",), **missing)
+    for name, values, missing in (
+        ("population_accuracy", limit.accuracy, limit.missing),
+        ("p_star", limit.p_star, limit.missing),
+        ("evolution_accuracy", limit.evolution, limit.not_evolved),
+    ):
+        missing = {"missing": missing} if missing else {}
+        variables[name] = variable(values, *THEORY[name], ("generation",), **missing)
     return xr.Dataset(variables, _coordinates(spec), {"spec": to_json(spec)})
 
 
@@ -139,10 +149,11 @@ def _coordinates(spec: Spec) -> dict:
 
 
 def theory(spec: Spec) -> Limit:
-    """The limit of infinitely many examples at every grid point."""
+    """The limit of infinitely many examples, and state evolution, at every grid point."""
     grid = math.prod(len(values) for values in spec.sweep.values())
     accuracy = np.full((grid, spec.generations + 1), np.nan, np.float32)
     p_star = accuracy.copy()
+    evolved, not_evolved = evolve(spec, accuracy.copy())
     missing, alike = {}, {}
     for group in groups(spec):
         if reason := unknown(group.kinds):
@@ -163,11 +174,52 @@ def theory(spec: Spec) -> Limit:
             )
         )
         with jax.default_device(_host()):
-            found = _population(
-                tuple(pair for pair in kinds if pair[0] != "engine"), spec.generations, d, numbers
-            )
+            found = _population(_built_in(dict(kinds)), spec.generations, d, numbers)
         accuracy[where], p_star[where] = (np.asarray(leaf)[back.ravel()] for leaf in found)
-    return Limit(accuracy, p_star, "; ".join(missing))
+    return Limit(accuracy, p_star, "; ".join(missing), evolved, not_evolved)
+
+
+def evolve(
+    spec: Spec, accuracy: Float[np.ndarray, "points t"]
+) -> tuple[Float[np.ndarray, "points t"], str]:
+    """`accuracy` with that of state evolution filled in, and where there is none and why."""
+    missing = {}
+    for group in groups(spec):
+        points = len(group.where)
+        reason = evolution.unknown(group.kinds)
+        if group.kinds["learner"] == "logistic" and points * spec.generations > MOST_EVOLVED:
+            reason = reason or (
+                f"more than {MOST_EVOLVED} generations of logistic regression: "
+                "run it with engine=state_evolution"
+            )
+        if reason:
+            missing[reason] = None
+            continue
+        # A power of two of points, so that one program serves many sweeps.
+        padded = np.minimum(np.arange(max(16, 1 << (points - 1).bit_length())), points - 1)
+        numbers = (np.broadcast_to(number, points)[padded] for number in group.numbers)
+        with jax.default_device(_host()):
+            found = _evolution(
+                _built_in(group.kinds), spec.generations, Numbers(*numbers), group.static.d
+            )
+        accuracy[group.where] = np.where(found.converged, found.accuracy, np.nan)[:points]
+    return accuracy, "; ".join(missing)
+
+
+def _built_in(kinds: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((family, kind) for family, kind in kinds.items() if family != "engine")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _evolution(
+    kinds: tuple[tuple[str, str], ...],
+    generations: int,
+    numbers: Numbers,
+    d: Int[Array, ""],
+) -> evolution.Evolution:
+    """`evolution` of every point, one at a time: each stops where it has converged."""
+    call = functools.partial(evolution.evolution, **dict(kinds), generations=generations, d=d)
+    return jax.lax.map(lambda point: call(**point._asdict()), numbers)
 
 
 def _host() -> jax.Device:

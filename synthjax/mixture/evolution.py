@@ -15,7 +15,7 @@ nodes in one plane. Along the third axis of the frame (w*, v, w) it is a unit no
 part of μ in the mixture: that adds to the mean of the margin, and its spread to G's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -24,13 +24,14 @@ import numpy as np
 from jax import lax
 from jax.numpy.linalg import norm
 from jax.scipy.special import ndtr
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.mixture import signed
 from synthjax.mixture.data import Numbers
 from synthjax.mixture.quadrature import Scalar, edges, sector
 from synthjax.mixture.signed import ROUNDING
-from synthjax.mixture.theory import agreement, place
+from synthjax.mixture.theory import agreement, place, test_agreement
+from synthjax.mixture.trajectory import FINE, NOT_CONVERGED, NOTHING_KEPT, Record, Static
 
 KNOWN = {
     "features": ("teacher", "mixture"),
@@ -81,6 +82,46 @@ class _Source(NamedTuple):
     points: Float[Array, "2 nodes"]
     offset: Float[Array, " nodes"]
     weights: Float[Array, " nodes"]
+
+
+def trajectory(
+    static: Static,
+    numbers: Numbers,
+    axes: None,
+    seed: Int[Array, ""],
+    index: Int[Array, ""],
+    before: None = None,
+    any_of: Callable = jnp.any,
+) -> Record:
+    """As `trajectory.trajectory`, but what is expected: nothing is drawn, counts are rounded."""
+    kinds = {family: name for family, name in static.names if family in KNOWN}
+    found = evolution(**kinds, **numbers._asdict(), generations=static.generations, d=static.d)
+    size = norm(found.w, axis=1)
+    there = jnp.where(size > 0, size, jnp.nan)
+    overlap = found.w[:, 0] / there
+    b = numbers.theta_ver
+    features, signal = kinds["features"], numbers.signal
+    test = test_agreement(jnp.arccos(jnp.clip(overlap, -1, 1)), features, signal)
+    fresh = jnp.round(numbers.real_fraction * numbers.n) * (kinds["regime"] == "mix")
+    guesses = (numbers.n - fresh) * (numbers.k if kinds["selection"] == "best_of_k" else 1)
+    status = jnp.where(found.converged, FINE, NOT_CONVERGED)
+    counts = (
+        jnp.round(jnp.nan_to_num(part) * guesses).astype(jnp.int32)
+        for part in (found.right, found.wrong, found.kept_right, found.kept_wrong)
+    )
+    along_v = (jnp.cos(b) * found.w[:, 0] + jnp.sin(b) * found.w[:, 1]) / there
+    return Record(
+        accuracy=found.accuracy,
+        test_accuracy=jnp.where(size > 0, test, found.accuracy),
+        overlap=overlap,
+        verifier_overlap=jnp.where(static.has_classifier, along_v, jnp.nan),
+        norm=there,
+        status=jnp.where(jnp.isnan(found.w[:, 0]), NOTHING_KEPT, status).astype(jnp.int32),
+        **dict(zip(("right", "wrong", "kept_right", "kept_wrong"), counts, strict=True)),
+        products=jnp.zeros(static.generations + 1, jnp.int32),
+        carried=found.w[-1:],
+        classifier=None,
+    )
 
 
 def unknown(kinds: Mapping[str, str]) -> str | None:

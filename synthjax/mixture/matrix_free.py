@@ -43,16 +43,6 @@ LOSSES = {ridge: SQUARED, logistic: LOGISTIC}
 ROOM = ((1e-2, 32), (1e-3, 48), (0.0, 64))
 
 
-def refused(kinds: Mapping[str, str]) -> tuple[str, str] | None:
-    """The family of kinds that the engine cannot take, and why; None where it can."""
-    for family, names in KNOWN.items():
-        if kinds[family] not in names:
-            return family, {
-                "covariance": "features that are not isotropic have no direction like another",
-            }.get(family, "what it reads of an example is not known")
-    return None
-
-
 def frame(kinds: Mapping[str, str]) -> int:
     """How many columns are known from the start: along w*, v if there is one, and a classifier."""
     past = REGIMES[kinds["regime"]].call.past

@@ -140,6 +140,8 @@ def groups(spec: Spec, before: Spec | None = None) -> list[Group]:
             [engine] = {*engines[inside]}
             frame, columns = 0, point["d"]
             replayed = engine == "matrix_free" and REGIMES[kinds["regime"]].call.past
+            if engine == "state_evolution":
+                frame, columns, replayed = 3, 3, True
             if engine == "matrix_free":
                 frame = matrix_free.frame(kinds)
                 fits = spec.generations + 1
@@ -157,6 +159,7 @@ def groups(spec: Spec, before: Spec | None = None) -> list[Group]:
                     d=point["d"],
                     columns=columns,
                     frame=frame,
+                    names=tuple(kinds.items()),
                     n_real=_rows(longest.get("n_real", 1)),
                     k=longest.get("k", 1),
                     first=first,

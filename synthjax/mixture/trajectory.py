@@ -26,12 +26,14 @@ class Static(NamedTuple):
     """What a compiled trajectory is fixed to: kinds and shapes.
 
     Fields: `n`, `n_real`, `k` are lengths of arrays, at least the numbers of the same name;
+    `names` are the kinds' names by family;
     `columns` is how many features of an example are drawn: all d of them, or, where `frame` is not
     0, as many as decide what is kept, and room for `columns` − `frame` more that a learner meets;
     generations `first` to `generations` are computed, and 0 where `first` is 1.
     """
 
     engine: Kind
+    names: tuple[tuple[str, str], ...]
     features: Kind
     covariance: Kind
     initial: Kind
