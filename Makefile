@@ -35,7 +35,7 @@ lint: $(installed)
 	$(python) -m ruff format --check .
 
 bench: $(installed)
-	@set -e; for file in $(filter-out benchmarks/common.py,$(wildcard benchmarks/[a-z]*.py)); do \
+	@set -e; for file in $(filter-out benchmarks/common.py benchmarks/peer.py,$(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "$(python) -m benchmarks.$$(basename $$file .py)"; \
 	  $(python) -m benchmarks.$$(basename $$file .py); \
 	done

@@ -14,70 +14,30 @@ import concurrent.futures
 import functools
 import multiprocessing
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import joblib
 import numpy as np
-import threadpoolctl
 from absl import app, flags
 from jax.sharding import Mesh, PartitionSpec
-from sklearn.linear_model import LogisticRegression, Ridge
 
 import synthjax
 from benchmarks.common import Results, interleaved, peak_memory, ratio
+from benchmarks.peer import (
+    GENERATIONS,
+    compile_seconds,
+    peer_trajectories,
+    peer_trajectory,
+    spec,
+)
 from synthjax import mixture
-from synthjax.mixture import plan, sweep
 
 # n, d, our trajectories, the peer's
 SIZES = ((2000, 50, 400, 40), (4000, 100, 120, 20), (10_000, 200, 24, 6))
-GENERATIONS, THETA_GEN, THETA_VER, L2 = 3, 1.0, 0.5, 0.01
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Counted turns of each side.", lower_bound=1)
 _SIDE = flags.DEFINE_string("side", None, "Only run SIDE:learner:n:d once (for peak memory).")
-
-
-def spec(learner: str, n: int, d: int, trajectories: int, **more) -> mixture.Spec:
-    return mixture.Spec(
-        n=n,
-        d=d,
-        learner=learner,
-        verifier="linear",
-        theta_gen=THETA_GEN,
-        theta_ver=THETA_VER,
-        l2=L2,
-        generations=GENERATIONS,
-        trajectories=trajectories,
-        **more,
-    )
-
-
-def peer_trajectory(learner: str, n: int, d: int, index: int) -> list[float]:
-    """One trajectory as a NumPy + scikit-learn loop: accuracy of every generation."""
-    rng = np.random.default_rng(index)
-    w, v = np.zeros(d), np.zeros(d)
-    w[:2] = np.cos(THETA_GEN), np.sin(THETA_GEN)
-    v[[0, 2]] = np.cos(THETA_VER), np.sin(THETA_VER)
-    accuracy = []
-    for _ in range(GENERATIONS):
-        x = rng.standard_normal((n, d))
-        guesses = np.sign(x @ w)
-        kept = guesses == np.sign(x @ v)
-        x, guesses, m = x[kept], guesses[kept], kept.sum()
-        if learner == "ridge":
-            model = Ridge(alpha=L2 * m, fit_intercept=False)
-        else:
-            model = LogisticRegression(C=1 / (L2 * m), fit_intercept=False, tol=1e-5)
-        w = model.fit(x, guesses).coef_.ravel()
-        accuracy.append(1 - np.arccos(w[0] / np.linalg.norm(w)) / np.pi)
-    return accuracy
-
-
-def peer_trajectories(learner: str, n: int, d: int, count: int, threads: int) -> None:
-    with threadpoolctl.threadpool_limits(threads):
-        for index in range(count):
-            peer_trajectory(learner, n, d, index)
 
 
 def normals_alone(n: int, d: int, count: int):
@@ -93,18 +53,6 @@ def normals_alone(n: int, d: int, count: int):
         jax.shard_map(lambda i: jax.lax.map(draw, i), mesh=mesh, in_specs=split, out_specs=split)
     )
     return lambda: run(jnp.arange(count)).block_until_ready()
-
-
-def compile_seconds(run: mixture.Spec) -> float:
-    """Seconds to trace and compile the program of a spec, without running it."""
-    devices = jax.local_devices()
-    groups = plan.groups(run)
-    chunks = list(plan.chunks(groups, plan.chunk_work(groups, devices[0].platform, len(devices))))
-    _, _, tiles = plan.layout(run, groups, chunks, devices[0].platform, len(devices))
-    start = time.perf_counter()
-    asked = sweep.arguments(groups[0], chunks[0], tiles[0], devices, None)
-    sweep.run_tiles.lower(*asked).compile()
-    return time.perf_counter() - start
 
 
 def measure(results: Results, learner: str, n: int, d: int, ours: int, theirs: int) -> None:

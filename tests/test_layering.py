@@ -13,6 +13,7 @@ LAYERS = (
     ("protocol", "io"),
     ("mixture", "nn"),
     ("eigen", "summarize"),
+    ("scaling",),
     ("plot",),
     ("configs",),
     ("launch",),

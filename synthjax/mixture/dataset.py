@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,10 +15,11 @@ from synthjax.mixture.data import Numbers
 from synthjax.mixture.plan import groups
 from synthjax.mixture.population import Population, population, unknown
 from synthjax.mixture.spec import Spec
+from synthjax.mixture.theory import required_verifier
 from synthjax.mixture.trajectory import STATUS, Record, Static
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
-from synthjax.protocol.spec import fields_of, to_json
+from synthjax.protocol.spec import SpecError, fields_of, to_json
 
 # name: (unit, long name)
 RECORDED = {
@@ -204,6 +206,40 @@ def evolve(
             )
         accuracy[group.where] = np.where(found.converged, found.accuracy, np.nan)[:points]
     return accuracy, "; ".join(missing)
+
+
+def required(spec: Spec, targets: Sequence[float], ns: Sequence[int]) -> xr.Dataset:
+    """`theory.required_verifier` for every n and target accuracy, labelled.
+
+    Raises SpecError where the kinds have no state evolution, the verifier has no angle, or an axis
+    is swept.
+    """
+    if spec.sweep:
+        raise SpecError("sweep", dict(spec.sweep), "must be empty: n and the target are the axes")
+
+    @jax.jit
+    def angles(ns, targets):
+        def one(pair):
+            n, target = pair
+            return required_verifier(target, spec, n=n)
+
+        return jax.lax.map(one, (ns, targets))
+
+    grid = np.meshgrid(np.asarray(ns, np.float32), np.asarray(targets, np.float32), indexing="ij")
+    try:
+        with jax.default_device(_host()):
+            found = np.asarray(angles(*(axis.ravel() for axis in grid)))
+    except ValueError as error:
+        raise SpecError("verifier", spec.verifier, str(error)) from None
+    about = {"units": "rad", "long_name": "largest angle of a verifier that reaches the target"}
+    return xr.Dataset(
+        {"required_theta_ver": (("n", "target"), found.reshape(grid[0].shape), about)},
+        {
+            "n": ("n", list(ns), {"units": "1", "long_name": fields_of(spec)["n"].metadata["doc"]}),
+            "target": ("target", list(targets), {"units": "1", "long_name": "accuracy wanted"}),
+        },
+        {"spec": to_json(spec)},
+    )
 
 
 def _built_in(kinds: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -9,6 +9,10 @@ Angles are radians, results float32. Kinds (strings) are static, everything else
 that all of it can be jitted and vmapped. The limit n → ∞ of whole trajectories is `population`'s.
 """
 
+import math
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.numpy.linalg import norm
@@ -18,6 +22,7 @@ from jaxtyping import Array, Float
 from synthjax.mixture.quadrature import Scalar, legendre
 
 _AGREEMENT_NODES = 24
+_ANGLES, _BISECTIONS = 33, 18  # to look for the angle that a target needs
 _ROUNDING = 1e-6  # float32: angles and differences of probabilities below this are taken for 0
 
 Vector = Float[Array, "*batch 3"]
@@ -168,3 +173,54 @@ def boundary(
     exists = (height(low) > 0) & (height(high) < 0) & (a >= 0) & (a <= jnp.pi)
     low, high = lax.fori_loop(0, 30, halve, (low, high))
     return jnp.where(exists, (low + high) / 2, jnp.nan)
+
+
+def required_verifier(
+    target: Scalar, spec: Any, *, high: float = math.pi / 2, **numbers: Scalar
+) -> Float[Array, ""]:
+    """The largest theta_ver (radians, up to `high`) that reaches an accuracy: how good must it be?
+
+    By state evolution of the accuracy after `spec.generations`, with the spec's kinds and numbers;
+    `numbers`, n and d among them, may override them. Accuracy need not fall with the angle all the
+    way: of a grid of angles the last one that reaches the target is taken, and the crossing after
+    it bisected. NaN where none reaches it, a perfect verifier included; `high` where that does.
+    May be vmapped, jitted and differentiated in the target and the numbers (but n, k and keep).
+
+    Raises ValueError for kinds without state evolution, or a verifier without an angle.
+    """
+    # State evolution is built on the closed forms of this module.
+    from synthjax.mixture.data import Numbers
+    from synthjax.mixture.evolution import KNOWN, evolution, unknown
+
+    kinds = {family: getattr(spec, family) for family in KNOWN}
+    if kinds["verifier"] not in ("linear", "margin"):
+        raise ValueError(f"verifier={kinds['verifier']} has no angle; take linear or margin")
+    if reason := unknown(kinds):
+        raise ValueError(reason)
+    own = {name: getattr(spec, name) for name in Numbers._fields} | {"d": spec.d} | numbers
+    own = {
+        name: jnp.asarray(value, jnp.int32 if name == "k" else float) for name, value in own.items()
+    }
+
+    def above(angle, target, own):
+        found = evolution(**kinds, **own | {"theta_ver": angle}, generations=spec.generations)
+        return jnp.where(found.converged[-1], found.accuracy[-1] - target, -jnp.inf)
+
+    fixed = lax.stop_gradient((jnp.asarray(target, float), own))
+    grid = jnp.linspace(0.0, high, _ANGLES)
+    reached = lax.map(lambda angle: above(angle, *fixed), grid) >= 0
+    last = _ANGLES - 1 - jnp.argmax(reached[::-1])
+
+    def halve(_, bracket):
+        low, far = bracket
+        middle = (low + far) / 2
+        enough = above(middle, *fixed) >= 0
+        return jnp.where(enough, middle, low), jnp.where(enough, far, middle)
+
+    bracket = grid[last], grid[jnp.minimum(last + 1, _ANGLES - 1)]
+    angle = sum(lax.fori_loop(0, _BISECTIONS, halve, bracket)) / 2
+    # A step that derivatives alone see: they become those of the crossing.
+    slope = jax.grad(above)(angle, *fixed)
+    step = above(angle, target, own) - lax.stop_gradient(above(angle, target, own))
+    angle = jnp.where(reached[-1], high, angle - step / slope)
+    return jnp.where(reached.any(), angle, jnp.nan)

@@ -100,7 +100,7 @@ def draw(results: xr.Dataset) -> Figure:
             if low < 0.5 < high:
                 axis.axhline(0.5, color="0.8", lw=0.8, zorder=0)
     more = f"\nthe first {MOST_PANELS} of {count} panels" if count > MOST_PANELS else ""
-    figure.suptitle(_caption(results) + more, fontsize=9)
+    figure.suptitle(caption(results, "Verified self-training") + more, fontsize=9)
     return figure
 
 
@@ -224,7 +224,7 @@ def _times(results: xr.Dataset) -> str:
     return f"{generations} generation" + "s" * (generations > 1)
 
 
-def _caption(results: xr.Dataset) -> str:
+def caption(results: xr.Dataset, title: str) -> str:
     """What the figure is of: sizes, and all that is off its default."""
     spec = _spec(results)
     fields, always = fields_of(Spec), ("n", "d", "learner", "l2", "trajectories")
@@ -235,4 +235,4 @@ def _caption(results: xr.Dataset) -> str:
         and (name in always or spec[name] != field.default)
     ]
     lines = [", ".join(said[i : i + PER_LINE]) for i in range(0, len(said), PER_LINE)]
-    return "\n".join(["Verified self-training", *lines])
+    return "\n".join([title, *lines])

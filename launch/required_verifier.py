@@ -1,0 +1,65 @@
+"""How good must my verifier be? The largest angle θ_ver that reaches an accuracy, by n.
+
+    python -m launch.required_verifier --config=configs/mixture.py:base --config.verifier=linear \\
+        --targets=0.8,0.9 --workdir=DIR
+
+By state evolution, so nothing is simulated; half a minute. The spec's own theta_ver does not count.
+DIR gets required_verifier.nc and required_verifier.png.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from synthjax import mixture
+from synthjax.io import results
+from synthjax.io.workdir import WorkdirError
+from synthjax.mixture import dataset
+from synthjax.plot import required
+from synthjax.protocol import flags as config_flags
+from synthjax.protocol.flags import define_config, fail, launch, specs
+
+_CONFIG = define_config(mixture.Spec)
+flags.adopt_module_key_flags(config_flags)
+_TARGETS = flags.DEFINE_list("targets", ["0.8", "0.9", "0.95"], "Accuracies to be reached.")
+_NS = flags.DEFINE_list(
+    "ns", [str(round(10 ** (2 + i / 4))) for i in range(17)], "Numbers of examples, 100 to 10⁶."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the table and the figure.")
+
+
+def numbers(flag: flags.FlagHolder, kind: type, low: float, high: float) -> list:
+    """The values of a list flag in order, each in (low, high)."""
+    try:
+        values = sorted({kind(value) for value in flag.value})
+    except ValueError:
+        values = []
+    if not values or not all(low < value < high for value in values):
+        fail(f"--{flag.name}={','.join(flag.value)}: must be numbers in ({low:g}, {high:g})")
+    return values
+
+
+def main() -> None:
+    """Print the table, write it and draw it."""
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        fail("needs --config=configs/mixture.py:VARIANT and --workdir=DIR (--help says more)")
+    targets, ns = numbers(_TARGETS, float, 0, 1), numbers(_NS, int, 0, 2**30)
+    chosen = specs(_CONFIG, mixture.Spec)
+    if len(chosen) > 1:
+        fail(f"this config holds several specs ({', '.join(chosen)}): take one that holds one")
+    [spec] = chosen.values()
+    workdir = Path(_WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    print(f"state evolution for {len(ns)} n and {len(targets)} targets", flush=True)
+    found = dataset.required(spec, targets, ns)
+    results.write(found, workdir / "required_verifier.nc")
+    required.draw(found).savefig(workdir / "required_verifier.png", dpi=150)
+    Console(width=None if sys.stdout.isatty() else 160).print(required.table(found))
+    print(f"results: {workdir / 'required_verifier.nc'}")
+    print(f"figure:  {workdir / 'required_verifier.png'}")
+
+
+if __name__ == "__main__":
+    launch(main, (WorkdirError, OSError), mixture.Spec)

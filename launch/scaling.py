@@ -1,0 +1,103 @@
+"""Collapse scaling laws: run engines side by side, or take any table, and fit error against x.
+
+    python -m launch.scaling --config=configs/scaling.py:VARIANT --workdir=DIR
+    python -m launch.scaling --data=results.nc --x=n --workdir=DIR
+    python -m launch.scaling --data=TABLE.csv --x=generation --y=error --by=verifier --workdir=DIR
+
+VARIANT: scaling_n, scaling_generations or scaling_verifier. DIR gets fits.json and
+figures/scaling.png, and a folder for each run, which goes on where it was after an interruption. A
+table has a row for each observation; rows that agree in x are repeats.
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from synthjax import mixture
+from synthjax.io.checkpoint import CheckpointError
+from synthjax.io.stop import GracefulStop
+from synthjax.io.workdir import WorkdirError
+from synthjax.plot import scaling as plot
+from synthjax.protocol import flags as config_flags
+from synthjax.protocol.flags import define_config, fail, launch, named, specs
+from synthjax.scaling import data, laws
+
+_CONFIG = define_config(mixture.Spec)
+flags.adopt_module_key_flags(config_flags)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written.")
+_DATA = flags.DEFINE_string("data", None, "A results.nc or a CSV file, instead of --config.")
+_X = flags.DEFINE_list(
+    "x", None, "What the error is fitted against: n, d/n, generation, any axis or column; three for "
+    "a surface (n,generation,theta_ver). Default: n if it is swept, else generation.",
+)  # fmt: skip
+_Y = flags.DEFINE_string("y", "error", "error (1 - accuracy), angle, or a variable or column.")
+_BY = flags.DEFINE_string("by", "", "Column or axis that makes a series of each value.")
+_LAW = flags.DEFINE_enum(
+    "law", "auto", ["auto", *laws.LAWS], "auto: for generation the better of power and geometric."
+)
+
+
+def runs(stop: GracefulStop) -> list[laws.Series]:
+    """The series of every spec of the config."""
+    found = []
+    parts = specs(_CONFIG, mixture.Spec)
+    for name, spec in parts.items():
+        with named(name):
+            print(f"{name or 'run'}: {mixture.estimate(spec)}", flush=True)
+    for name, spec in parts.items():
+        if stop.requested:
+            raise mixture.Stopped("nothing of this part is begun")
+        results = mixture.run(spec, Path(_WORKDIR.value) / name)
+        swept = [axis for axis in ("n", "d") if axis in spec.sweep]
+        x = _X.value or swept[:1] or ["generation"]
+        if not _X.value and {"n", "theta_ver"} <= {*spec.sweep} and spec.generations > 1:
+            x = ["n", "generation", "theta_ver"]
+        found += data.from_results(results, x, _Y.value, name, _BY.value)
+    return found
+
+
+def fitted(series: laws.Series) -> laws.Fit:
+    """The law that was asked for, or the one that suits the columns."""
+    if _LAW.value != "auto":
+        return laws.fit(series, _LAW.value)
+    if len(series.columns) == 3:
+        return laws.fit(series, "surface")
+    return laws.better(series) if "generation" in series.columns else laws.fit(series)
+
+
+def main() -> None:
+    """Fit, print the table, write and draw."""
+    if _WORKDIR.value is None or (_CONFIG.value is None) == (_DATA.value is None):
+        fail("needs --workdir=DIR and one of --config=FILE:VARIANT and --data=FILE")
+    if _DATA.value is not None and not _X.value:
+        fail("--data needs --x=COLUMN (--help says more)")
+    workdir = Path(_WORKDIR.value)
+    if _DATA.value is not None:
+        series = data.read(Path(_DATA.value), _X.value, _Y.value, _BY.value)
+    else:
+        with GracefulStop() as stop:
+            try:
+                series = runs(stop)
+            except mixture.Stopped as stopped:
+                again = shlex.join([sys.executable, "-m", "launch.scaling", *sys.argv[1:]])
+                print(f"Stopped: {stopped}. To go on:\n  {again}")
+                return
+    fits = []
+    for one in series:
+        print(f"fits {one.name}: {len(one.error)} points", flush=True)
+        fits.append(fitted(one))
+    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    told = json.dumps([fit.to_dict() for fit in fits], indent=1, allow_nan=False)
+    (workdir / "fits.json").write_text(told + "\n")
+    figure = workdir / "figures" / "scaling.png"
+    plot.draw(list(zip(series, fits, strict=True)), _Y.value).savefig(figure, dpi=150)
+    Console(width=None if sys.stdout.isatty() else 200).print(plot.table(fits))
+    print(f"fits:   {workdir / 'fits.json'}\nfigure: {figure}")
+
+
+if __name__ == "__main__":
+    launch(main, (WorkdirError, CheckpointError, laws.FitError, OSError), mixture.Spec)

@@ -1,0 +1,121 @@
+"""Series of errors from labelled results or from any tidy table."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from synthjax.scaling.laws import FitError, Series
+
+# What an error may be made of: in mixture results `angle` is that of w_t from w*.
+ERRORS = {
+    "error": ("accuracy", lambda accuracy: 1 - accuracy),
+    "angle": ("overlap", lambda overlap: np.arccos(np.clip(overlap, -1, 1))),
+}
+RATIO = "d/n"
+
+
+def from_results(
+    results: xr.Dataset, x: Sequence[str], y: str = "error", name: str = "", by: str = ""
+) -> list[Series]:
+    """A series for every combination of the other axes: of `y` against the axes `x`.
+
+    `y` is error (1 − accuracy), angle (from w*, rad) or a variable that is an error itself. `x` may
+    name `d/n`. Where generation is not in `x` the last is taken; a trajectory axis becomes repeats.
+    `by`: the only other axis to be expected, or any. Raises FitError for what is not there.
+    """
+    variable, turned = ERRORS.get(y, (y, lambda value: value))
+    if variable not in results:
+        raise FitError(f"y={y}: no such variable; choices: {', '.join([*ERRORS, *results])}")
+    values = results[variable]
+    if "generation" in values.dims:
+        if "generation" in x:
+            values = values.sel(generation=slice(1, None))  # before it nothing is trained
+        else:
+            values = values.isel(generation=-1)
+    values = turned(values)
+    spec = json.loads(results.attrs.get("spec", "{}"))
+    sources = [axis for name in x for axis in (("d", "n") if name == RATIO else (name,))]
+    for axis in sources:
+        if axis not in values.dims and not (RATIO in x and axis in spec):
+            choices = ", ".join([*values.dims, RATIO])
+            raise FitError(f"x={axis}: no axis of {variable}; choices: {choices}")
+    along = [axis for axis in dict.fromkeys(sources) if axis in values.dims]
+    rest = [axis for axis in values.dims if axis not in (*along, "trajectory")]
+    if by and rest != [by]:
+        raise FitError(f"by={by}: the other axes are {', '.join(rest) or 'none'}")
+    stacked = values.stack(point=along)
+    repeated = "trajectory" in values.dims
+    found = []
+    for at in np.ndindex(*(values.sizes[axis] for axis in rest)):
+        one = stacked.isel(dict(zip(rest, at, strict=True)))
+        coordinates = {axis: np.asarray(one[axis], float) for axis in along}
+        coordinates |= {
+            axis: np.full(one.sizes["point"], spec[axis]) for axis in sources if axis not in along
+        }
+        columns = {
+            axis: coordinates["d"] / coordinates["n"] if axis == RATIO else coordinates[axis]
+            for axis in x
+        }
+        repeats = one.transpose("point", "trajectory").values.astype(float) if repeated else None
+        if repeated:
+            fine = np.isfinite(repeats)
+            total = np.where(fine, repeats, 0).sum(1)
+            error = np.where(fine.any(1), total / np.maximum(fine.sum(1), 1), np.nan)
+        else:
+            error = one.values.astype(float)
+        label = ", ".join([name] * bool(name) + [f"{axis}={one[axis].item()}" for axis in rest])
+        found.append(Series(label or y, columns, error, repeats))
+    return found
+
+
+def read(path: Path, x: Sequence[str], y: str, by: str = "") -> list[Series]:
+    """Series from a results.nc, or a CSV file with a row for each observation.
+
+    In a CSV, rows that agree in x and `by` are repeats. Raises FitError, naming file and column,
+    for a file that cannot be read and columns that are not there or hold no numbers.
+    """
+    if path.suffix == ".nc":
+        try:
+            results = xr.load_dataset(path, engine="h5netcdf")
+        except (OSError, ValueError) as error:
+            raise FitError(f"{path}: cannot be read ({error})") from None
+        return from_results(results, x, y, by=by)
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise FitError(f"{path}: cannot be read ({error})") from None
+    return list(_from_table(path, table, list(x), y, by))
+
+
+def _from_table(path: Path, table: pd.DataFrame, x: list[str], y: str, by: str) -> Iterator[Series]:
+    column, turned = y, lambda value: value
+    if y not in table.columns and y in ERRORS:
+        column, turned = ERRORS[y]
+    for name in [*x, column, *([by] if by else [])]:
+        if name not in table.columns:
+            raise FitError(f"{path}: no column {name!r}; choices: {', '.join(table.columns)}")
+    for name in [*x, column]:
+        number = pd.to_numeric(table[name], errors="coerce")
+        bad = number.isna() & table[name].notna()
+        if bad.any():
+            row = int(np.argmax(bad))
+            value = table[name].iloc[row]
+            raise FitError(f"{path}, line {row + 2}: {name} = {value!r} is no number")
+        if number.isna().all():
+            raise FitError(f"{path}: column {name!r} holds no number")
+        table[name] = number
+    if column == "accuracy" and y == "accuracy":
+        raise FitError(f"{path}: accuracy is no error; take --y=error")
+    for key, part in table.groupby(by) if by else [("", table)]:
+        groups = part.groupby(x)[column].apply(lambda values: turned(values.to_numpy(float)))
+        most = max(map(len, groups))
+        repeats = np.array([np.pad(v, (0, most - len(v)), constant_values=np.nan) for v in groups])
+        error = np.array([np.nanmean(v) if np.isfinite(v).any() else np.nan for v in groups])
+        index = [key if isinstance(key, tuple) else (key,) for key in groups.index]
+        columns = {name: np.array([i[j] for i in index], float) for j, name in enumerate(x)}
+        whole = np.isfinite(repeats).all() and most > 1
+        yield Series(f"{by}={key}" if by else y, columns, error, repeats if whole else None)
