@@ -22,7 +22,7 @@ setup(
         "numpy>=2.4",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
-        "pandas>=3.0",
+        "pandas>=3.1",
         "rich>=15.0",
         "scipy>=1.17",
         "transformers>=5.23",

@@ -6,8 +6,8 @@ Each variant holds a spec for each engine: direct at sizes that it can do, matri
 d/n and beyond, state_evolution over the whole range. Runtimes are those of two CPU cores.
 
 - scaling_n: error against n at d = 100, for verifiers at 0 and π/12, fitted by E + A n^-alpha.
-- scaling_generations: error against the generation T without a verifier, whose accuracy collapses to
-  1/2, and with one, whose accuracy goes to the verifier's own; E + A r^T or E + A T^-alpha.
+- scaling_generations: error against the generation T without a verifier, whose accuracy collapses
+  to 1/2, and with one, whose accuracy goes to the verifier's own; E + A r^T or E + A T^-alpha.
 - scaling_verifier: error over n, T and theta_ver, fitted by a surface.
 """
 

@@ -31,9 +31,11 @@ flags.adopt_module_key_flags(config_flags)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written.")
 _DATA = flags.DEFINE_string("data", None, "A results.nc or a CSV file, instead of --config.")
 _X = flags.DEFINE_list(
-    "x", None, "What the error is fitted against: n, d/n, generation, any axis or column; three for "
-    "a surface (n,generation,theta_ver). Default: n if it is swept, else generation.",
-)  # fmt: skip
+    "x",
+    None,
+    "What the error is fitted against: n, d/n, generation, any axis or column; three for a surface "
+    "(n,generation,theta_ver). Default: n if it is swept, else generation.",
+)
 _Y = flags.DEFINE_string("y", "error", "error (1 - accuracy), angle, or a variable or column.")
 _BY = flags.DEFINE_string("by", "", "Column or axis that makes a series of each value.")
 _LAW = flags.DEFINE_enum(

@@ -233,12 +233,12 @@ def _kept(
     ranks = pruned and verifier in ("margin", "self")
     scored = along_v[:2] if verifier == "margin" else jnp.array([1.0, 0.0])
 
-    lines = []  # on which a factor jumps, besides the first axis
-    if (verifier == "linear" or (verifier == "margin" and not pruned)) or (
-        teacher and verifier in _TRUTHFUL and not flips
-    ):
-        normal = along_v if classifier else along_truth
-        lines.append(jnp.arctan2(normal[1], normal[0]))
+    normals = []  # of the lines on which a factor jumps, besides the first axis
+    if classifier and not ranks:
+        normals.append(along_v)
+    if teacher and not flips and (classifier or verifier in _TRUTHFUL):
+        normals.append(along_truth)
+    lines = [jnp.arctan2(normal[1], normal[0]) for normal in normals]
     means = jnp.asarray([0.0] if teacher else [1.0, -1.0])
     sides = [0.0, np.pi] if logistic or flips else [0.0]
     splits = jnp.stack([edges(side, lines) for side in sides])
@@ -352,7 +352,8 @@ def _logistic(
     fixed_sources, fixed_l2, fixed_gamma = fixed = lax.stop_gradient(given)
     alpha, sigma, _ = _ridge(fixed_sources, 4 * fixed_l2, fixed_gamma)
     slope = 4 * fixed_l2 + 1 - fixed_gamma
-    chi = (jnp.sqrt(slope**2 + 16 * fixed_l2 * fixed_gamma) - slope) / (2 * fixed_l2)
+    root = jnp.sqrt(slope**2 + 16 * fixed_l2 * fixed_gamma)
+    chi = jnp.where(slope > 0, 8 * fixed_gamma / (root + slope), (root - slope) / (2 * fixed_l2))
     begin = jnp.concatenate(
         [2 * alpha, jnp.log(jnp.stack([jnp.maximum(2 * sigma, ROUNDING), chi]))]
     )

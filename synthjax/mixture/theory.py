@@ -9,6 +9,7 @@ Angles are radians, results float32. Kinds (strings) are static, everything else
 that all of it can be jitted and vmapped. The limit n → ∞ of whole trajectories is `population`'s.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -190,7 +191,7 @@ def required_verifier(
     """
     # State evolution is built on the closed forms of this module.
     from synthjax.mixture.data import Numbers
-    from synthjax.mixture.evolution import KNOWN, evolution, unknown
+    from synthjax.mixture.evolution import KNOWN, unknown
 
     kinds = {family: getattr(spec, family) for family in KNOWN}
     if kinds["verifier"] not in ("linear", "margin"):
@@ -201,12 +202,25 @@ def required_verifier(
     own = {
         name: jnp.asarray(value, jnp.int32 if name == "k" else float) for name, value in own.items()
     }
+    return _required(tuple(kinds.items()), spec.generations, high, jnp.asarray(target, float), own)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _required(
+    kinds: tuple[tuple[str, str], ...],
+    generations: int,
+    high: float,
+    target: Scalar,
+    own: dict[str, Scalar],
+) -> Float[Array, ""]:
+    from synthjax.mixture.evolution import evolution
 
     def above(angle, target, own):
-        found = evolution(**kinds, **own | {"theta_ver": angle}, generations=spec.generations)
+        given = dict(kinds) | own | {"theta_ver": angle}
+        found = evolution(**given, generations=generations)
         return jnp.where(found.converged[-1], found.accuracy[-1] - target, -jnp.inf)
 
-    fixed = lax.stop_gradient((jnp.asarray(target, float), own))
+    fixed = lax.stop_gradient((target, own))
     grid = jnp.linspace(0.0, high, _ANGLES)
     reached = lax.map(lambda angle: above(angle, *fixed), grid) >= 0
     last = _ANGLES - 1 - jnp.argmax(reached[::-1])
@@ -220,7 +234,6 @@ def required_verifier(
     bracket = grid[last], grid[jnp.minimum(last + 1, _ANGLES - 1)]
     angle = sum(lax.fori_loop(0, _BISECTIONS, halve, bracket)) / 2
     # A step that derivatives alone see: they become those of the crossing.
-    slope = jax.grad(above)(angle, *fixed)
-    step = above(angle, target, own) - lax.stop_gradient(above(angle, target, own))
-    angle = jnp.where(reached[-1], high, angle - step / slope)
-    return jnp.where(reached.any(), angle, jnp.nan)
+    there, slope = jax.value_and_grad(above)(angle, *fixed)
+    angle = angle - (above(angle, target, own) - there) / slope
+    return jnp.where(reached.any(), jnp.where(reached[-1], high, angle), jnp.nan)

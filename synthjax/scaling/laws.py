@@ -228,8 +228,8 @@ def fit(series: Series, law: str = "power", seed: int = 0) -> Fit:
     parameters = len(LAWS[law][0].names)
     if len(error) < parameters + 2:
         raise FitError(
-            f"{series.name}: {len(error)} points with an error > 0 are too few for the {parameters} "
-            f"parameters of the law {law}; needs {parameters + 2}"
+            f"{series.name}: {len(error)} points with an error > 0 are too few for the "
+            f"{parameters} parameters of the law {law}; needs {parameters + 2}"
         )
     rng = np.random.default_rng(seed)
     form, scales, free = _best(law, error, columns)

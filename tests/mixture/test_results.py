@@ -19,7 +19,7 @@ RATES = ("p_hat", "phi_hat", "psi_hat", "p_star_hat")
 MEASURED = [rate + suffix for rate in RATES for suffix in ("", "_low", "_high")]
 BY_TRAJECTORY = ["accuracy", "test_accuracy", "overlap", "verifier_overlap", "norm", *MEASURED]
 BY_TRAJECTORY += ["kept", "products", "status"]
-THEORY = ["population_accuracy", "p_star"]
+THEORY = ["population_accuracy", "p_star", "evolution_accuracy"]
 
 SMALL = {"n": 60, "d": 4, "generations": 2, "trajectories": 3, "learner": "ridge"}
 SPECS = {
