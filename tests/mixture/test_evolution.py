@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampled import KINDS, VALUES, limit
 from scipy.integrate import dblquad
 
 from synthjax import mixture
@@ -17,7 +18,6 @@ from synthjax.mixture.data import Numbers
 from synthjax.mixture.evolution import Evolution, _kept, _logistic, _residual, _ridge, _Source
 from synthjax.mixture.spec import Spec
 from synthjax.protocol.spec import SpecError
-from tests.sampled import KINDS, VALUES, limit
 
 pytestmark = pytest.mark.evolution
 

@@ -1,0 +1,135 @@
+"""`python -m launch.scaling` and `launch.required_verifier`, as real commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from configs import scaling as variants
+from synthjax.mixture import Spec
+from synthjax.protocol.spec import from_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(module, *args):
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{module}", *map(str, args)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_three_engines_side_by_side(tmp_path):
+    """scaling_n, small: the exponents of the three agree, and a second run computes nothing."""
+    sizes = "(100,200,400,800,1600,3200)"
+    small = [f"--config.{e}.sweep.n={sizes}" for e in variants.ENGINES]
+    small += [f"--config.{e}.d=30" for e in variants.ENGINES]
+    small += [f"--config.{e}.trajectories=12" for e in variants.ENGINES[:2]]
+    command = ["scaling", "--config=configs/scaling.py:scaling_n", f"--workdir={tmp_path}", *small]
+    done = launch(*command)
+    assert done.returncode == 0, done.stderr
+    fits = json.loads((tmp_path / "fits.json").read_text())
+    assert len(fits) == 6
+    by_name = {fit["name"]: fit["parameters"]["alpha"] for fit in fits}
+    for angle in ("0.0", "0.2618"):
+        alphas = [by_name[f"{e}, theta_ver={angle}"] for e in variants.ENGINES]
+        assert np.ptp(alphas) < 0.5, by_name
+    assert (tmp_path / "figures" / "scaling.png").stat().st_size > 10_000
+    assert "held-out" in done.stdout
+    for engine in variants.ENGINES:
+        with xr.open_dataset(tmp_path / engine / "results.nc", engine="h5netcdf") as results:
+            assert json.loads(results.attrs["spec"])["engine"] == engine
+    before = {p: p.stat().st_mtime for p in tmp_path.glob("*/checkpoints/*/manifest.json")}
+    again = launch(*command)
+    assert again.returncode == 0, again.stderr
+    assert before == {p: p.stat().st_mtime for p in tmp_path.glob("*/checkpoints/*/manifest.json")}
+
+
+@pytest.mark.slow
+def test_a_table_of_ones_own(tmp_path):
+    x = np.logspace(1, 4, 8)
+    rows = "\n".join(f"{n:.0f},{0.02 + n**-0.5:.6f}" for n in x)
+    (tmp_path / "runs.csv").write_text("examples,loss\n" + rows + "\n")
+    done = launch(
+        "scaling", f"--data={tmp_path / 'runs.csv'}", "--x=examples", "--y=loss",
+        f"--workdir={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [fit] = json.loads((tmp_path / "out" / "fits.json").read_text())
+    assert fit["parameters"]["alpha"] == pytest.approx(0.5, abs=0.01)
+    assert (tmp_path / "out" / "figures" / "scaling.png").exists()
+
+
+BAD = {
+    "neither": ([], "one of --config=FILE:VARIANT and --data=FILE"),
+    "both": (["--config=configs/scaling.py:scaling_n", "--data=a.csv"], "one of --config"),
+    "no x": (["--data=a.csv"], "--data needs --x"),
+    "no file": (["--data=a.csv", "--x=n"], "a.csv: cannot be read"),
+    "variant": (["--config=configs/scaling.py:none"], "choices: scaling_n, scaling_generations"),
+    "law": (["--data=a.csv", "--x=n", "--law=line"], "power|geometric|surface"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, said", BAD.values(), ids=BAD)
+def test_bad_command_lines(arguments, said, tmp_path):
+    done = launch("scaling", *arguments, f"--workdir={tmp_path / 'out'}")
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert said in last
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("variant", variants.VARIANTS)
+def test_variants_hold_a_spec_for_each_engine(variant):
+    config = variants.get_config(variant)
+    assert {*config} == {*variants.ENGINES}
+    for engine in variants.ENGINES:
+        assert from_config(Spec, config[engine]).engine == engine
+
+
+@pytest.mark.slow
+def test_required_verifier(tmp_path):
+    """A table, a figure and a file: fewer examples need a better verifier, or cannot do."""
+    done = launch(
+        "required_verifier", "--config=configs/mixture.py:base", "--config.verifier=linear",
+        "--config.learner=ridge", "--config.generations=2", "--targets=0.8,0.999",
+        "--ns=200,2000,20000", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with xr.open_dataset(tmp_path / "required_verifier.nc", engine="h5netcdf") as found:
+        angles = found.required_theta_ver.sel(target=0.8).values
+        assert (np.diff(angles) > 0).all()
+        assert np.isnan(found.required_theta_ver.sel(target=0.999, n=200))
+    assert (tmp_path / "required_verifier.png").stat().st_size > 10_000
+    assert "–" in done.stdout
+
+
+NO_ANSWER = {
+    "targets": (["--config.verifier=linear", "--targets=0.8,2"], "--targets=0.8,2: must be"),
+    "no angle": ([], "verifier=none has no angle"),
+    "swept": (["--config.verifier=linear", "--config.sweep.n=(10,20)"], "must be empty"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, said", NO_ANSWER.values(), ids=NO_ANSWER)
+def test_questions_without_an_answer(arguments, said, tmp_path):
+    done = launch(
+        "required_verifier", "--config=configs/mixture.py:base", *arguments, f"--workdir={tmp_path}"
+    )
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert said in last
