@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.mixture import signed
 from synthjax.mixture.data import Numbers
-from synthjax.mixture.quadrature import Scalar, edges, sector
+from synthjax.mixture.quadrature import Scalar, edges, legendre, sector
 from synthjax.mixture.signed import ROUNDING
 from synthjax.mixture.theory import agreement, place, test_agreement
 from synthjax.mixture.trajectory import FINE, NOT_CONVERGED, NOTHING_KEPT, Record, Static
@@ -46,6 +46,7 @@ KNOWN = {
 _TRUTHFUL = ("oracle", "noisy", "noisy_by_class")  # verifiers that look at the true label
 _RAYS = {1: 40, 2: 24, 3: 16}  # between two edges, by the parts of a half-plane
 _RADII, _REACH = 24, 7.0
+_ACROSS = 22  # nodes along a coordinate, between two jumps
 _NORMALS = 20
 _PROX = 9  # Newton steps, each towards the solution, from a start on its side of the inflection
 _STEPS, _HALVINGS = 60, 12
@@ -235,68 +236,114 @@ def _kept(
 
     normals = []  # of the lines on which a factor jumps, besides the first axis
     if classifier and not ranks:
-        normals.append(along_v)
-    if teacher and not flips and (classifier or verifier in _TRUTHFUL):
-        normals.append(along_truth)
+        normals.append(along_v[:2])
+    if teacher and not flips:
+        normals.append(along_truth[:2])
     lines = [jnp.arctan2(normal[1], normal[0]) for normal in normals]
     means = jnp.asarray([0.0] if teacher else [1.0, -1.0])
+    centres = means[:, None] * numbers.signal * along_truth[:2]
     sides = [0.0, np.pi] if logistic or flips else [0.0]
     splits = jnp.stack([edges(side, lines) for side in sides])
-    centres = means[:, None] * numbers.signal * along_truth[:2]
 
-    def guesses(threshold):
-        """All guesses before verification: points, weights, chance that a draw is this label."""
-        bend = (scored, threshold) if ranks else None
-        radii = _RADII // 2 if ranks else _RADII
-
-        def one(centre, split):
-            rays = _RAYS[len(lines) + 1 + ranks]
-            return sector(split, centre, rays, bend, radii, _REACH)
-
-        points, weights = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(centres, splits)
-        points = jnp.moveaxis(points, 2, 0).reshape(2, -1)
+    def about(points):
+        """Whether guesses at these points are right, and the chance that a draw is this label."""
+        if teacher:
+            right = along_truth[:2] @ points > 0
+        else:
+            right = jnp.repeat(means > 0, points.shape[1] // 2)
         chance = jnp.ones((1, points.shape[1]))
         if flips:
             wrong = signed.error_rates(kinds, numbers)[:, None]
-            chance = jnp.where(right_of(points), 1 - wrong, wrong)
+            chance = jnp.where(right, 1 - wrong, wrong)
         elif logistic:
             chance = jax.nn.sigmoid(size * points[0] / numbers.temperature)[None]
-        return points, (2 if teacher else 1) * weights.ravel(), chance
+        elif ranks:
+            chance = (points > 0).astype(points.dtype)[:1]
+        return right, chance
 
-    def right_of(points):
-        if teacher:
-            return along_truth[:2] @ points > 0
-        return jnp.repeat(means > 0, points.shape[1] // 2)
+    def certain(points, right):
+        """P(right) there; with a classifier and no flips the teacher's truth lies across."""
+        if teacher and classifier and not flips:
+            across = jnp.maximum(jnp.abs(along_truth[2]), ROUNDING)
+            return ndtr(along_truth[:2] @ points / across)
+        return right.astype(points.dtype)
+
+    def flat(points, weights):
+        points = jnp.moveaxis(points, -2, 0).reshape(2, -1)
+        return points, (2 if teacher else 1) * weights.ravel()
+
+    def one(centre, split):
+        return sector(split, centre, _RAYS[len(lines) + 1], radii=_RADII, reach=_REACH)
+
+    def above(threshold):
+        """All guesses of a higher score."""
+        cuts = [jnp.array([1.0, 0.0]), *normals]
+        return flat(*jax.vmap(lambda centre: _strip(threshold, scored, cuts, centre))(centres))
 
     def halve(_, bracket):
         low, high = bracket
         middle = (low + high) / 2
-        points, weights, chance = guesses(middle)
-        enough = (weights * chance.mean(0) * (scored @ points > middle)).sum() > numbers.keep
+        points, weights = above(middle)
+        enough = (weights * about(points)[1].mean(0)).sum() > numbers.keep
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    threshold = jnp.zeros(())
+    points, weights = flat(*jax.vmap(jax.vmap(one, (None, 0)), (0, None))(centres, splits))
+    right, chance = about(points)
+    every = weights * chance.mean(0)
+    every = [(every * side).sum() for side in _sides(certain(points, right))]
     if ranks:
         far = _REACH + numbers.signal * (not teacher)
         threshold = sum(lax.fori_loop(0, _BRACKET, halve, (-far, far))) / 2
-    points, weights, chance = guesses(threshold)
-    right = right_of(points)
-    preferred = None
-    if classifier or verifier == "self":
-        preferred = (along_v[:2] if classifier else scored) @ points > threshold
-    kept = weights * signed.selected(kinds, numbers, right, chance, preferred)
-    if teacher and classifier and not flips:  # the truth lies across the plane
-        certain = ndtr(along_truth[:2] @ points / jnp.maximum(jnp.abs(along_truth[2]), ROUNDING))
+        points, weights = above(threshold)
+        right, chance = about(points)
+        kept = weights * chance.mean(0)
     else:
-        certain = right.astype(points.dtype)
+        preferred = None
+        if classifier or verifier == "self":
+            preferred = (along_v[:2] if classifier else scored) @ points > 0
+        kept = weights * signed.selected(kinds, numbers, right, chance, preferred)
     offset = jnp.zeros_like(weights)
     if not teacher:
         offset = jnp.where(right, 1, -1) * numbers.signal * along_truth[2]
-    every = weights * chance.mean(0)
-    fractions = jnp.stack(
-        [(mass * side).sum() for mass in (every, kept) for side in (certain, 1 - certain)]
-    )
-    return _Source(axes, points, offset, kept), fractions
+    fractions = [*every, *((kept * side).sum() for side in _sides(certain(points, right)))]
+    return _Source(axes, points, offset, kept), jnp.stack(fractions)
+
+
+def _sides(chance: Float[Array, " nodes"]) -> tuple[Float[Array, " nodes"], ...]:
+    return chance, 1 - chance
+
+
+def _strip(
+    threshold: Scalar,
+    scored: Float[Array, "2"],
+    normals: list[Float[Array, "2"]],
+    mean: Float[Array, "2"],
+) -> tuple[Float[Array, "2 nodes"], Float[Array, " nodes"]]:
+    """Points and weights of N(mean, I₂) where the score, a coordinate, passes a threshold.
+
+    On each line of that score they are split where it meets lines through 0 with these normals.
+    """
+    turned = jnp.stack([-scored[1], scored[0]])
+    along, across = mean @ scored, mean @ turned
+    low = jnp.maximum(threshold, along - _REACH)
+    middle, high = jnp.maximum(low, 0), jnp.maximum(low, along) + _REACH
+    t, t_weights = legendre(_ACROSS)
+    score = jnp.concatenate([low + (middle - low) * t, middle + (high - middle) * t])
+    score_weights = jnp.concatenate([(middle - low) * t_weights, (high - middle) * t_weights])
+    cuts = []
+    for normal in normals:
+        slope = normal @ turned
+        slope = jnp.where(jnp.abs(slope) > ROUNDING, slope, ROUNDING)
+        cuts.append(-(normal @ scored) * score / slope)
+    ends = [jnp.full_like(score, across - _REACH), *cuts, jnp.full_like(score, across + _REACH)]
+    ends = jnp.sort(jnp.clip(jnp.stack(ends), across - _REACH, across + _REACH), 0)
+    width = jnp.diff(ends, axis=0)[..., None]
+    other = ends[:-1, :, None] + width * t
+    score = jnp.broadcast_to(score[:, None], other.shape)
+    density = jnp.exp(-((score - along) ** 2 + (other - across) ** 2) / 2) / (2 * jnp.pi)
+    weights = score_weights[:, None] * width * t_weights * density
+    points = scored[:, None] * score.ravel() + turned[:, None] * other.ravel()
+    return points, weights.ravel()
 
 
 def _real(kinds: Mapping[str, str], numbers: Numbers, mass: Scalar) -> _Source:

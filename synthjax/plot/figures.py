@@ -118,6 +118,8 @@ def _panel(axis: Axes, part: xr.Dataset, x: str | None, y: str | None, series: s
         _line(axis, line, along, color, label)
     if part.population_accuracy.notnull().any():
         axis.plot([], [], color="0.3", ls="--", lw=1, label="n → ∞ (theory)")
+    if part.evolution_accuracy.notnull().any():
+        axis.plot([], [], color="0.3", ls=":", lw=1.4, label="state evolution (theory)")
     axis.set_xlabel(SYMBOLS.get(along, along))
     if along == "generation":
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -146,6 +148,8 @@ def _line(axis: Axes, line: xr.Dataset, along: str, color, label: str) -> None:
         label += f", p* = {p_star:.2f}"
     if not step:
         axis.plot(at, line.population_accuracy, "--", color=color, lw=1)
+    if line.evolution_accuracy.notnull().any():
+        axis.plot(at, line.evolution_accuracy, ":", color=color, lw=1.4)
     axis.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
     axis.plot(at, mean, "o-", color=color, ms=3, lw=1.2, label=label)
 
@@ -175,6 +179,11 @@ def _heat_map(axis: Axes, part: xr.Dataset, x: str, y: str) -> None:
         population = last.population_accuracy.transpose(y, x)
         if population.min() < 0.5 < population.max():
             axis.contour(last[x], last[y], population, [0.5], colors="k", linestyles="--")
+    evolved = last.evolution_accuracy.transpose(y, x)
+    if evolved.notnull().all() and evolved.min() < 0.5 < evolved.max():
+        axis.contour(last[x], last[y], evolved, [0.5], colors="k", linestyles=":")
+        axis.plot([], [], "k:", label="1/2 by state evolution")
+        axis.legend(fontsize=8, loc="lower left")
     axis.set(xlabel=SYMBOLS.get(x, x), ylabel=SYMBOLS.get(y, y))
 
 
