@@ -11,8 +11,8 @@ Runtimes are those of two CPU cores, compilation included.
   seconds. Expect the curves of breakdown/ to cross 1/2 at p = 1/(1 + psi), and 0.97 at p = 0.02.
 - phase_diagram: quickstart's breakdown at the paper's size, 10,250 trajectories whose features
   would take 16 GB. 10 seconds, in 0.7 GB. Expect the same crossings, and 0.95 at p = 0.02.
-- phase_diagram_n: accuracy over both angles at n = 100, 300, 3000, 100,224 matrix-free trajectories,
-  with the line 1/2 of state evolution. RUNTIME_PHASE.
+- phase_diagram_n: accuracy over both angles at n = 100, 300, 3000 from 100,224 matrix-free
+  trajectories, with the line 1/2 of state evolution. A minute.
 - regimes: ten generations of each regime from 500 real examples, without and with a linear
   verifier. 50 seconds. Expect 0.91 at first, and after ten generations without a verifier
   0.72 (replace), 0.89 (accumulate), 0.84 (subsample), 0.89 (mix); with it 0.84, 0.91, 0.87, 0.89.
@@ -72,7 +72,7 @@ def angles() -> Spec:
 
 
 def phase_diagram_n() -> Spec:
-    """Accuracy over (theta_gen, theta_ver) at three n: 100,224 trajectories of three generations."""
+    """Accuracy over both angles at three n: 100,224 trajectories of three generations."""
     steps = tuple(np.linspace(0.05, 3.09, 24).round(3))
     return Spec(
         engine="matrix_free",

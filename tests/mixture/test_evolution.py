@@ -116,14 +116,18 @@ def mixture_spec(results):
 
 SIMULATED = {
     "linear": dict(verifier="linear", theta_gen=0.9, theta_ver=0.6),
+    "linear, ridge": dict(verifier="linear", theta_gen=0.9, theta_ver=0.6, learner="ridge"),
     "none, more features": dict(theta_gen=0.9, d=30_000),
-    "oracle, mixture": dict(theta_gen=1.0, verifier="oracle", features="mixture"),
+    "none, more features, ridge": dict(theta_gen=0.9, d=30_000, learner="ridge"),
+    "oracle, mixture": dict(learner="ridge", theta_gen=1.0, verifier="oracle", features="mixture"),
     "noisy, logistic guesses": dict(
         theta_gen=0.9, verifier="noisy", phi=0.9, psi=0.3, generator="logistic", temperature=0.5
     ),
     "margin": dict(theta_gen=0.9, verifier="margin", theta_ver=0.5, keep=0.4),
     "self, mixture": dict(theta_gen=0.9, verifier="self", keep=0.5, features="mixture"),
-    "flip, linear": dict(generator="flip", verifier="linear", theta_ver=0.6, p=0.3),
+    "flip, linear": dict(
+        learner="ridge", generator="flip", verifier="linear", theta_ver=0.6, p=0.3
+    ),
     "best of 4": dict(
         theta_gen=0.9,
         verifier="linear",
@@ -137,14 +141,13 @@ SIMULATED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", ["ridge", "logistic"])
 @pytest.mark.parametrize("case", SIMULATED.values(), ids=SIMULATED)
-def test_the_mean_of_matrix_free(case, learner):
+def test_the_mean_of_matrix_free(case):
     """n = 20,000, d = 2000 (30,000 in one), three generations, 40 trajectories.
 
     A prediction off by 1 % of accuracy would be refused everywhere: the margin is below 0.006.
     """
-    spec = dict(n=20_000, d=2000, generations=3, learner=learner) | case
+    spec = dict(n=20_000, d=2000, generations=3) | case
     simulated = mixture.run(Spec(engine="matrix_free", trajectories=40, **spec))
     predicted = mixture.run(Spec(engine="state_evolution", trajectories=1, **spec))
     agree(simulated, predicted)
@@ -223,6 +226,7 @@ def test_closed_forms_of_a_wedge():
     np.testing.assert_allclose(fractions[2], phi * (1 - p), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verifier", ["none", "oracle", "linear", "margin", "self"])
 @pytest.mark.parametrize("generator", ["linear", "logistic"])
 def test_mixture_moments_against_a_million_points(generator, verifier):
@@ -259,6 +263,7 @@ def test_mixture_moments_against_a_million_points(generator, verifier):
         assert abs(float(got) - expected.mean()) < error + 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("teacher", "linear"), ("mixture", "logistic")], ids=" ".join)
 @pytest.mark.parametrize("verifier, keep", [("margin", 0.5), ("margin", 0.8), ("self", 0.8)])
 def test_nodes_suffice_where_a_threshold_cuts(kinds, verifier, keep):
@@ -291,6 +296,7 @@ MEASURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MEASURES.values(), ids=MEASURES)
 def test_the_fixed_point_is_found(case):
     """γ from 0.01 to 10 and λ from 1e-4 to 1, two generations each."""
@@ -338,6 +344,7 @@ def slow_fixed_point(u, weights, gamma, l2, steps=20_000):
     raise AssertionError("no convergence")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma, l2", [(0.05, 0.01), (0.5, 0.1), (2.0, 0.05)])
 def test_an_independent_solver_finds_the_same(gamma, l2):
     with jax.enable_x64(True):
@@ -402,6 +409,7 @@ def test_ridge_is_the_fixed_point_of_the_squared_loss():
     assert sigma**2 == pytest.approx(gamma * square / (l2 + zeta) ** 2, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MEASURES.values(), ids=MEASURES)
 def test_many_examples_give_the_population_limit(case):
     """Logistic regression; ridge shares all but its closed form."""
@@ -411,6 +419,7 @@ def test_many_examples_give_the_population_limit(case):
     np.testing.assert_allclose(found.accuracy, limit(d=100, **changes).accuracy, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_fixed_point():
     """Of accuracy in λ, the verifier's angle and n, against central differences in float64."""
     with jax.enable_x64(True):
@@ -448,6 +457,7 @@ def test_no_noise_at_three_features():
     assert abs(float(found.accuracy[1] - population.accuracy[1])) < 0.1
 
 
+@pytest.mark.slow
 class TestRequiredVerifier:
     SPEC = Spec(verifier="linear", learner="ridge", n=2000, d=100, generations=2)
 
@@ -485,6 +495,7 @@ class TestRequiredVerifier:
             theory.required_verifier(0.8, Spec(**base | changes))
 
 
+@pytest.mark.slow
 def test_evolution_beside_other_engines_and_where_there_is_none():
     spec = dict(n=200, d=20, learner="ridge", generations=2, trajectories=2)
     found = mixture.run(Spec(**spec, sweep={"regime": ("replace", "accumulate")}))
@@ -493,6 +504,7 @@ def test_evolution_beside_other_engines_and_where_there_is_none():
     assert found.evolution_accuracy.attrs["missing"] == "no state evolution for regime=accumulate"
 
 
+@pytest.mark.slow
 def test_the_engine_is_the_same_without_randomness(tmp_path):
     """All trajectories are one, seeds do not matter, and a run goes on."""
     spec = dict(

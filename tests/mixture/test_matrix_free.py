@@ -244,6 +244,7 @@ def test_everything_may_be_shown():
     assert np.linalg.norm(found.gradient) <= 1e-5 * np.linalg.norm(found.first)
 
 
+@pytest.mark.slow
 def test_too_few_products_are_reported():
     """Where the room is used up the fit is not converged, and says so in its status."""
     with mock.patch.object(matrix_free, "ROOM", ((0.0, 5),)):
@@ -341,6 +342,7 @@ def test_auto(settings, taken):
     assert bool(group.static.frame) == taken
 
 
+@pytest.mark.slow
 def test_auto_by_grid_point():
     """An l2 that matrix_free cannot take is taken by direct, and the rest are as without it."""
     spec = dict(n=60, d=20, learner="ridge", generations=2, trajectories=3)
@@ -349,6 +351,7 @@ def test_auto_by_grid_point():
     np.testing.assert_allclose(found.accuracy.sel(l2=0.1), alone.accuracy, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_trajectory_is_the_same_in_any_company(learner, tmp_path):
     """Alone, among others, beside larger n and other λ, and when a run goes on."""
