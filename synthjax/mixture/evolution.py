@@ -280,11 +280,14 @@ def _kept(
         cuts = [jnp.array([1.0, 0.0]), *normals]
         return flat(*jax.vmap(lambda centre: _strip(threshold, scored, cuts, centre))(centres))
 
+    def share(threshold):
+        points, weights = above(threshold)
+        return (weights * about(points)[1].mean(0)).sum()
+
     def halve(_, bracket):
         low, high = bracket
         middle = (low + high) / 2
-        points, weights = above(middle)
-        enough = (weights * about(points)[1].mean(0)).sum() > numbers.keep
+        enough = share(middle) > numbers.keep
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     points, weights = flat(*jax.vmap(jax.vmap(one, (None, 0)), (0, None))(centres, splits))
@@ -293,7 +296,12 @@ def _kept(
     every = [(every * side).sum() for side in _sides(certain(points, right))]
     if ranks:
         far = _REACH + numbers.signal * (not teacher)
-        threshold = sum(lax.fori_loop(0, _BRACKET, halve, (-far, far))) / 2
+        found = sum(lax.stop_gradient(lax.fori_loop(0, _BRACKET, halve, (-far, far)))) / 2
+        # A step that derivatives alone see: they become those of the crossing.
+        slope = jax.jvp(share, (found,), (jnp.ones_like(found),))[1]
+        now = share(found) - numbers.keep
+        slope = lax.stop_gradient(jnp.minimum(slope, -(ROUNDING**2)))
+        threshold = found - (now - lax.stop_gradient(now)) / slope
         points, weights = above(threshold)
         right, chance = about(points)
         kept = weights * chance.mean(0)

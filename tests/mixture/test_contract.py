@@ -27,7 +27,7 @@ import dataclasses
 import itertools
 import random
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -393,7 +393,10 @@ def test_learner_sees_kept_rows_only(name, part):
 
 def test_subsample():
     """Of what was kept n rows, each once, whatever the lengths of the arrays; all if fewer."""
-    subsample = jax.jit(pool.subsample, static_argnums=(2, 4))
+
+    @partial(jax.jit, static_argnums=(2, 4))
+    def subsample(key, past, parts, n, rows):
+        return pool.taken(past, pool.chosen(key, past.weights, parts, n), rows)
 
     def chosen(seed, n, rows):
         parts = []

@@ -420,10 +420,11 @@ def test_many_examples_give_the_population_limit(case):
 
 
 @pytest.mark.slow
-def test_derivatives_are_those_of_the_fixed_point():
+@pytest.mark.parametrize("verifier, learner", [("linear", "logistic"), ("margin", "ridge")])
+def test_derivatives_are_those_of_the_fixed_point(verifier, learner):
     """Of accuracy in λ, the verifier's angle and n, against central differences in float64."""
     with jax.enable_x64(True):
-        kinds = BASE | {"learner": "logistic"}
+        kinds = BASE | {"verifier": verifier, "learner": learner}
         own = numbers()._asdict()
 
         @jax.jit
