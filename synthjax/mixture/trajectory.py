@@ -65,7 +65,7 @@ class Static(NamedTuple):
     @property
     def has_classifier(self) -> bool:
         """Whether the verifier has a direction v of its own."""
-        return "theta_ver" in self.verifier.reads
+        return "error_correlation" in self.verifier.reads
 
     @property
     def parts(self) -> tuple[int, ...]:
