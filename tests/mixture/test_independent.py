@@ -117,14 +117,19 @@ def spec(name, **more):
     if way["features"] == "mixture":
         way["signal"] = SIGNAL
     return mixture.Spec(
-        n=N, d=D, generations=T, seed=FIRST_SEED + list(SETTINGS).index(name), **way
+        engine="direct",
+        n=N,
+        d=D,
+        generations=T,
+        seed=FIRST_SEED + list(SETTINGS).index(name),
+        **way,
     )
 
 
 def no_theory(spec):
     """The population limit is compared elsewhere; it would take a third of the time here."""
     nan = np.full((1, T + 1), np.nan, np.float32)
-    return dataset.Limit(nan, nan, "not wanted")
+    return dataset.Limit(nan, nan, "not wanted", nan, "not wanted")
 
 
 @cache
