@@ -31,7 +31,7 @@ def decades(first: int, last: float, each: int = 4) -> tuple[int, ...]:
 
 def scaling_n() -> dict[str, Spec]:
     """Error against n, one generation."""
-    sizes = {"direct": (2.5, 4), "matrix_free": (2.5, 6), "state_evolution": (2.5, 7)}
+    sizes = {"direct": (2.5, 4), "matrix_free": (2.5, 5), "state_evolution": (2.5, 7, 2)}
     trajectories = {"direct": 40, "matrix_free": 100, "state_evolution": 1}
     return {
         engine: Spec(
@@ -50,9 +50,9 @@ def scaling_generations() -> dict[str, Spec]:
     return {
         engine: Spec(
             engine=engine,
-            n=2000,
+            n=200,
             generations=16,
-            trajectories={"direct": 40, "matrix_free": 400, "state_evolution": 1}[engine],
+            trajectories={"direct": 200, "matrix_free": 400, "state_evolution": 1}[engine],
             theta_ver=0.4,
             sweep={"verifier": ("none", "linear")},
             **{name: value for name, value in COMMON.items() if name != "verifier"},
@@ -63,14 +63,14 @@ def scaling_generations() -> dict[str, Spec]:
 
 def scaling_verifier() -> dict[str, Spec]:
     """Error over n, generations and the verifier's angle."""
-    last = {"direct": 3.5, "matrix_free": 5, "state_evolution": 6}
+    sizes = {"direct": (2.5, 3.5), "matrix_free": (2.5, 5, 2), "state_evolution": (2.5, 6, 2)}
     return {
         engine: Spec(
             engine=engine,
             generations=6,
             trajectories={"direct": 20, "matrix_free": 40, "state_evolution": 1}[engine],
             sweep={
-                "n": decades(2.5, last[engine], 2),
+                "n": decades(*sizes[engine]),
                 "theta_ver": tuple(np.linspace(0.1, 0.8, 5).round(3).tolist()),
             },
             **COMMON,

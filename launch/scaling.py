@@ -39,7 +39,10 @@ _X = flags.DEFINE_list(
 _Y = flags.DEFINE_string("y", "error", "error (1 - accuracy), angle, or a variable or column.")
 _BY = flags.DEFINE_string("by", "", "Column or axis that makes a series of each value.")
 _LAW = flags.DEFINE_enum(
-    "law", "auto", ["auto", *laws.LAWS], "auto: for generation the better of power and geometric."
+    "law",
+    "auto",
+    ["auto", *laws.LAWS],
+    "auto: for generation power and geometric, the better first.",
 )
 
 
@@ -62,13 +65,17 @@ def runs(stop: GracefulStop) -> list[laws.Series]:
     return found
 
 
-def fitted(series: laws.Series) -> laws.Fit:
-    """The law that was asked for, or the one that suits the columns."""
-    if _LAW.value != "auto":
-        return laws.fit(series, _LAW.value)
-    if len(series.columns) == 3:
-        return laws.fit(series, "surface")
-    return laws.better(series) if "generation" in series.columns else laws.fit(series)
+def fitted(series: laws.Series) -> list[laws.Fit]:
+    """Fits of the law that was asked for, or of those that suit the columns, the best first."""
+    print(f"fits {series.name}: {len(series.error)} points", flush=True)
+    chosen = [_LAW.value]
+    if _LAW.value == "auto":
+        chosen = ["power", "geometric"] if "generation" in series.columns else ["power"]
+        chosen = ["surface"] if len(series.columns) == 3 else chosen
+    try:
+        return laws.ranked(series, chosen)
+    except laws.FitError as error:
+        raise laws.FitError(f"{_DATA.value}: {error}" if _DATA.value else error) from None
 
 
 def main() -> None:
@@ -88,15 +95,14 @@ def main() -> None:
                 again = shlex.join([sys.executable, "-m", "launch.scaling", *sys.argv[1:]])
                 print(f"Stopped: {stopped}. To go on:\n  {again}")
                 return
-    fits = []
-    for one in series:
-        print(f"fits {one.name}: {len(one.error)} points", flush=True)
-        fits.append(fitted(one))
+    fits = [fitted(one) for one in series]
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
-    told = json.dumps([fit.to_dict() for fit in fits], indent=1, allow_nan=False)
+    told = [fit.to_dict() | {"best": fit is every[0]} for every in fits for fit in every]
+    told = json.dumps(told, indent=1, allow_nan=False)
     (workdir / "fits.json").write_text(told + "\n")
     figure = workdir / "figures" / "scaling.png"
-    plot.draw(list(zip(series, fits, strict=True)), _Y.value).savefig(figure, dpi=150)
+    best = [(one, every[0]) for one, every in zip(series, fits, strict=True)]
+    plot.draw(best, _Y.value).savefig(figure, dpi=150)
     Console(width=None if sys.stdout.isatty() else 200).print(plot.table(fits))
     print(f"fits:   {workdir / 'fits.json'}\nfigure: {figure}")
 

@@ -75,8 +75,9 @@ def from_results(
 def read(path: Path, x: Sequence[str], y: str, by: str = "") -> list[Series]:
     """Series from a results.nc, or a CSV file with a row for each observation.
 
-    In a CSV, rows that agree in x and `by` are repeats. Raises FitError, naming file and column,
-    for a file that cannot be read and columns that are not there or hold no numbers.
+    In a CSV, rows that agree in x and `by` are repeats, and `d/n` is made of d and n where it is no
+    column. Raises FitError, naming file, column and line, for a file that cannot be read and
+    columns that are not there or hold no numbers.
     """
     if path.suffix == ".nc":
         try:
@@ -85,7 +86,7 @@ def read(path: Path, x: Sequence[str], y: str, by: str = "") -> list[Series]:
             raise FitError(f"{path}: cannot be read ({error})") from None
         return from_results(results, x, y, by=by)
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, skip_blank_lines=False)  # so that lines keep their numbers
     except (OSError, ValueError) as error:
         raise FitError(f"{path}: cannot be read ({error})") from None
     return list(_from_table(path, table, list(x), y, by))
@@ -95,6 +96,10 @@ def _from_table(path: Path, table: pd.DataFrame, x: list[str], y: str, by: str) 
     column, turned = y, lambda value: value
     if y not in table.columns and y in ERRORS:
         column, turned = ERRORS[y]
+    table = table.dropna(how="all")
+    if RATIO in x and RATIO not in table.columns and {"d", "n"} <= {*table.columns}:
+        sizes = table[["d", "n"]].apply(pd.to_numeric, errors="coerce")
+        table[RATIO] = sizes["d"] / sizes["n"]
     for name in [*x, column, *([by] if by else [])]:
         if name not in table.columns:
             raise FitError(f"{path}: no column {name!r}; choices: {', '.join(table.columns)}")
@@ -102,11 +107,12 @@ def _from_table(path: Path, table: pd.DataFrame, x: list[str], y: str, by: str) 
         number = pd.to_numeric(table[name], errors="coerce")
         bad = number.isna() & table[name].notna()
         if bad.any():
-            row = int(np.argmax(bad))
-            value = table[name].iloc[row]
-            raise FitError(f"{path}, line {row + 2}: {name} = {value!r} is no number")
+            row = bad.idxmax()
+            raise FitError(f"{path}, line {row + 2}: {name} = {table[name][row]!r} is no number")
         if number.isna().all():
             raise FitError(f"{path}: column {name!r} holds no number")
+        if name in x and number.isna().any():
+            raise FitError(f"{path}, line {number.isna().idxmax() + 2}: {name} is missing")
         table[name] = number
     if column == "accuracy" and y == "accuracy":
         raise FitError(f"{path}: accuracy is no error; take --y=error")

@@ -70,6 +70,43 @@ def test_a_table_of_ones_own(tmp_path):
     assert (tmp_path / "out" / "figures" / "scaling.png").exists()
 
 
+@pytest.mark.slow
+def test_results_of_a_run(tmp_path):
+    """Both laws of the generation are told, one of them as the better."""
+    t = np.arange(13)
+    about = {"generation": t, "verifier": ["none", "linear"]}
+    accuracy = [0.5 + 0.4 * 0.7**t, 0.9 - 0.3 * 0.5**t]
+    results = xr.Dataset({"accuracy": (("verifier", "generation"), accuracy)}, about)
+    results.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+    done = launch(
+        "scaling", f"--data={tmp_path / 'results.nc'}", "--x=generation", "--by=verifier",
+        f"--workdir={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fits = json.loads((tmp_path / "out" / "fits.json").read_text())
+    assert [(f["name"], f["best"]) for f in fits] == [
+        ("verifier=none", True),
+        ("verifier=none", False),
+        ("verifier=linear", True),
+        ("verifier=linear", False),
+    ]
+    assert [f["parameters"]["r"] for f in fits if f["best"]] == pytest.approx([0.7, 0.5], rel=1e-3)
+    assert "geometric" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_a_table_names_the_file(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("n,error\n0,0.5\n1,0.4\n2,0.3\n3,0.25\n4,0.2\n")
+    done = launch("scaling", f"--data={path}", "--x=n", f"--workdir={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {path}: error: n must be > 0")
+    path.write_text("n,error\n1,0.4\n2,0.3\n3,0.0\n4,0.25\n5,0.2\n")
+    done = launch("scaling", f"--data={path}", "--x=n", f"--workdir={tmp_path / 'out'}")
+    assert "4 points with an error > 0 are too few" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 BAD = {
     "neither": ([], "one of --config=FILE:VARIANT and --data=FILE"),
     "both": (["--config=configs/scaling.py:scaling_n", "--data=a.csv"], "one of --config"),

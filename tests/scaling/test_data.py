@@ -67,12 +67,21 @@ def test_a_tidy_table(tmp_path):
     assert second.repeats is None  # one is missing
 
 
+def test_the_ratio_from_a_table(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("n,d,error\n100,10,0.5\n\n200,10,0.4\n400,10,0.3\n")
+    [one] = data.read(path, ["d/n"], "error")
+    np.testing.assert_allclose(one.columns["d/n"], [0.025, 0.05, 0.1])
+    np.testing.assert_allclose(one.error, [0.3, 0.4, 0.5])
+
+
 BAD = {
     "no file": ("none.csv", ["n"], "error", "cannot be read"),
     "no results": ("empty.nc", ["n"], "error", "cannot be read"),
-    "no column": ("t.csv", ["m"], "error", "no column 'm'; choices: n, accuracy, word, gone"),
+    "no column": ("t.csv", ["m"], "error", "no column 'm'; choices: n, accuracy, word, gone, hole"),
     "no y": ("t.csv", ["n"], "loss", "no column 'loss'"),
-    "no number": ("t.csv", ["word"], "error", "line 3: word = 'x' is no number"),
+    "no number": ("t.csv", ["word"], "error", "line 4: word = 'x' is no number"),
+    "no x": ("t.csv", ["hole"], "error", "t.csv, line 4: hole is missing"),
     "no value": ("t.csv", ["gone"], "error", "column 'gone' holds no number"),
     "no error": ("t.csv", ["n"], "accuracy", "take --y=error"),
 }
@@ -80,7 +89,7 @@ BAD = {
 
 @pytest.mark.parametrize("name, x, y, said", BAD.values(), ids=BAD)
 def test_bad_files(name, x, y, said, tmp_path):
-    (tmp_path / "t.csv").write_text("n,accuracy,word,gone\n1,0.5,2,\n2,0.6,x,\n")
+    (tmp_path / "t.csv").write_text("n,accuracy,word,gone,hole\n1,0.5,2,,1\n\n2,0.6,x,,\n")
     (tmp_path / "empty.nc").write_bytes(b"")
     with pytest.raises(FitError, match=said):
         data.read(tmp_path / name, x, y)
