@@ -3,7 +3,7 @@
     python -m launch.required_verifier --config=configs/mixture.py:base --config.verifier=linear \\
         --targets=0.8,0.9 --workdir=DIR
 
-By state evolution, so nothing is simulated; half a minute. The spec's own theta_ver does not count.
+By state evolution, so nothing is simulated. The spec's own theta_ver does not count.
 DIR gets required_verifier.nc and required_verifier.png.
 """
 

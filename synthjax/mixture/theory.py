@@ -185,7 +185,7 @@ def required_verifier(
     `numbers`, n and d among them, may override them. Accuracy need not fall with the angle all the
     way: of a grid of angles the last one that reaches the target is taken, and the crossing after
     it bisected. NaN where none reaches it, a perfect verifier included; `high` where that does.
-    May be vmapped, jitted and differentiated in the target and the numbers (but n, k and keep).
+    May be vmapped, jitted and differentiated in the target and the numbers (but k).
 
     Raises ValueError for kinds without state evolution, or a verifier without an angle.
     """
