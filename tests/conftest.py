@@ -1,14 +1,28 @@
 """Shared by all tests: a process may not map memory without end, and every program maps some.
 
-State evolution, which results carry beside them, compiles for seconds with every combination of
-kinds. Only modules marked `evolution` and processes of the launcher have it; elsewhere it is NaN.
+Compiling is most of the time that tests take. Programs are kept in a folder that goes with the
+tests, for all of their processes: launchers compile the same few again and again. And theory, which
+results carry beside them, takes as long to compile as what it stands beside: state evolution is
+there in modules marked `evolution` and in processes of the launcher alone, and modules that use
+`no_theory` have no population limit either; elsewhere they are NaN.
 """
 
+import atexit
+import math
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from unittest import mock
 
-import jax
+import numpy as np
 import pytest
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # of xdist's processes the first makes it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="synthjax-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+import jax
 
 from synthjax.mixture import dataset
 
@@ -31,3 +45,16 @@ def no_evolution(request):
     else:
         with mock.patch.object(dataset, "evolve", lambda spec, accuracy: (accuracy, "left out")):
             yield
+
+
+@pytest.fixture(scope="module")
+def no_theory():
+    """Results without theory."""
+
+    def nothing(spec):
+        grid = math.prod(len(values) for values in spec.sweep.values())
+        nan = np.full((grid, spec.generations + 1), np.nan, np.float32)
+        return dataset.Limit(nan, nan, "left out", nan, "left out")
+
+    with mock.patch.object(dataset, "theory", nothing):
+        yield

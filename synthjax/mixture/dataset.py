@@ -16,7 +16,7 @@ from synthjax.mixture.plan import groups
 from synthjax.mixture.population import Population, population, unknown
 from synthjax.mixture.spec import Spec
 from synthjax.mixture.theory import required_verifier
-from synthjax.mixture.trajectory import STATUS, Record, Static
+from synthjax.mixture.trajectory import NOT_CONVERGED, STATUS, Record, Static
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.spec import SpecError, fields_of, to_json
@@ -123,10 +123,14 @@ def to_dataset(spec: Spec, records: Record, limit: Limit) -> xr.Dataset:
     if records.classifier is not None:
         tail = ("trajectory", "generation", "feature")
         variables["classifier"] = variable(records.classifier, "1", "classifier w_t", tail)
+    evolved = limit.evolution
+    if spec.engine == "state_evolution":
+        lost = records.status[:, 0] == NOT_CONVERGED
+        evolved = np.where(lost, np.float32(np.nan), records.accuracy[:, 0])
     for name, values, missing in (
         ("population_accuracy", limit.accuracy, limit.missing),
         ("p_star", limit.p_star, limit.missing),
-        ("evolution_accuracy", limit.evolution, limit.not_evolved),
+        ("evolution_accuracy", evolved, limit.not_evolved),
     ):
         missing = {"missing": missing} if missing else {}
         variables[name] = variable(values, *THEORY[name], ("generation",), **missing)
@@ -155,7 +159,9 @@ def theory(spec: Spec) -> Limit:
     grid = math.prod(len(values) for values in spec.sweep.values())
     accuracy = np.full((grid, spec.generations + 1), np.nan, np.float32)
     p_star = accuracy.copy()
-    evolved, not_evolved = evolve(spec, accuracy.copy())
+    evolved, not_evolved = accuracy.copy(), ""
+    if spec.engine != "state_evolution":  # whose records are just that
+        evolved, not_evolved = evolve(spec, evolved)
     missing, alike = {}, {}
     for group in groups(spec):
         if reason := unknown(group.kinds):

@@ -31,7 +31,7 @@ def launch(module, *args):
 @pytest.mark.slow
 def test_three_engines_side_by_side(tmp_path):
     """scaling_n, small: the errors of the three agree, and a second run computes nothing."""
-    sizes = "(100,200,400,800,1600,3200)"
+    sizes = "(130,160,200,256,300,380,512)"  # of two octaves, each a program
     small = [f"--config.{e}.sweep.n={sizes}" for e in variants.ENGINES]
     small += [f"--config.{e}.d=30" for e in variants.ENGINES]
     small += [f"--config.{e}.trajectories=12" for e in variants.ENGINES[:2]]

@@ -20,14 +20,14 @@ the normal law as well.
 import dataclasses
 import itertools
 from functools import cache
-from unittest import mock
 
 import numpy as np
 import pytest
 
 from synthjax import mixture
-from synthjax.mixture import dataset
 from tests.mixture.independent_loop import MEASURED, SIGNAL, D, N, T, trajectories
+
+pytestmark = pytest.mark.usefixtures("no_theory")
 
 SIMULATED, LOOPED = 1000, 300  # trajectories; of the simulator they cost next to nothing
 FIRST_SEED = 20
@@ -126,17 +126,10 @@ def spec(name, **more):
     )
 
 
-def no_theory(spec):
-    """The population limit is compared elsewhere; it would take a third of the time here."""
-    nan = np.full((1, T + 1), np.nan, np.float32)
-    return dataset.Limit(nan, nan, "not wanted", nan, "not wanted")
-
-
 @cache
 def simulated(name, count=SIMULATED):
     """MEASURED by synthjax: [trajectory, generation] by name."""
-    with mock.patch.object(dataset, "theory", no_theory):
-        ds = mixture.run(spec(name, trajectories=count))
+    ds = mixture.run(spec(name, trajectories=count))
     assert not ds.status.any()
     return {measure: ds[measure].values.astype(float) for measure in MEASURED}
 
