@@ -41,13 +41,13 @@ def corner(
     any_of=jnp.any,
 ) -> Corner:
     """The corner of a random Z with m rows and k columns, at the penalty z > 0."""
-    normal_key, head_key, tail_key = jax.random.split(key, 3)
+    normal_key, chi_key = jax.random.split(key)
     i = jnp.arange(k)
-    head = chi(head_key, jnp.where(i < m, k - i, 0).astype(jnp.float32), any_of)
-    tail = chi(tail_key, (m - s - i).astype(jnp.float32), any_of)
+    degrees = jnp.stack([jnp.where(i < m, k - i, 0), m - s - i], 1)
+    head, tail = jnp.split(chi(chi_key, degrees.astype(jnp.float32), any_of), 2, axis=1)
     inner = jax.random.normal(normal_key, (k, s - 1))
     inner = jnp.where(i[:, None] + jnp.arange(1, s) < m, inner, 0)
-    return eliminated(jnp.concatenate([head[:, None], inner, tail[:, None]], 1), z)
+    return eliminated(jnp.concatenate([head, inner, tail], 1), z)
 
 
 def eliminated(columns: Float[Array, "k s+1"], z: Float[Array, ""]) -> Corner:

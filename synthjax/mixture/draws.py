@@ -4,19 +4,21 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Key
 
-from synthjax.protocol.keys import normal_rows, uniform_rows
+from synthjax.protocol.keys import uniform_rows
 
 
 def chi(
-    key: Key[Array, ""], degrees: Float[Array, " n"], any_of: Callable = jnp.any
-) -> Float[Array, " n"]:
+    key: Key[Array, ""], degrees: Float[Array, "n ..."], any_of: Callable = jnp.any
+) -> Float[Array, "n ..."]:
     """χ with the given degrees of freedom, whole numbers; 0 where they are 0 or less.
 
     Marsaglia and Tsang, *A simple method for generating gamma variables* (2000), all entries at
     once and again until each is accepted (a second time for 1 % or less); for one degree, |N|.
-    The first entries are the same however many there are. `any_of` tells whether a flag is set
+    The first rows are the same however many there are. `any_of` tells whether a flag is set
     anywhere in the batch.
     """
     d = jnp.maximum(degrees, 2) / 2 - 1 / 3
@@ -26,16 +28,18 @@ def chi(
 
     def attempt(state):
         i, found = state
-        normal_key, uniform_key = jax.random.split(jax.random.fold_in(key, i))
-        normal = normal_rows(normal_key, len(d), 1)[:, 0]
+        # Of one draw, whose loops XLA compiles for as long as all the rest: normals are made of
+        # uniforms here, as JAX makes them.
+        drawn = uniform_rows(jax.random.fold_in(key, i), 2 * d.size).reshape(*d.shape, 2)
+        least = np.nextafter(np.float32(-1), np.float32(0))
+        normal = np.sqrt(2) * lax.erf_inv(jnp.maximum(2 * drawn[..., 0] - 1, least))
         t = normal / jnp.sqrt(9 * d)
-        u = 1 - uniform_rows(uniform_key, len(d))
-        accepted = (t > -1) & (jnp.log(u) < 3 * d * _rest(t))
+        accepted = (t > -1) & (jnp.log(1 - drawn[..., 1]) < 3 * d * _rest(t))
         value = jnp.where(degrees == 1, jnp.abs(normal), jnp.sqrt(2 * d * (1 + t) ** 3))
         accepted |= degrees == 1
         return i + 1, jnp.where((found < 0) & accepted, value, found)
 
-    _, found = jax.lax.while_loop(unfinished, attempt, (0, jnp.where(degrees > 0, -1.0, 0.0)))
+    _, found = lax.while_loop(unfinished, attempt, (0, jnp.where(degrees > 0, -1.0, 0.0)))
     return found
 
 

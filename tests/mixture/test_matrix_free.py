@@ -1,9 +1,4 @@
-"""The matrix-free engine: the same law as the direct one, and the algebra that it rests on.
-
-The law is compared by two-sample Kolmogorov–Smirnov tests with fixed seeds. A family of them fails
-if any of its p-values is below 0.001 divided by their number (Bonferroni): a right engine fails it
-for one seed in a thousand. What it can see is tested too: a noise norm off by 3 % is refused.
-"""
+"""The matrix-free engine: every kind by law, and the algebra that it rests on."""
 
 from unittest import mock
 
@@ -11,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compared import BASE, FALSE_ALARM, compared, run
 from scipy.stats import chi as chi_law
-from scipy.stats import ks_2samp, kstest
+from scipy.stats import kstest
 
 from synthjax import mixture
 from synthjax.mixture import band, lazy, matrix_free, plan, theory
@@ -25,85 +21,7 @@ from synthjax.protocol.spec import SpecError
 
 pytestmark = pytest.mark.usefixtures("no_theory")
 
-FALSE_ALARM = 1e-3
-SIZES = [(300, 60), (100, 90), (120, 200), (1000, 30)]
-TIMES = (1, 2, 5)
 LEARNERS = ("ridge", "logistic")
-BASE = dict(verifier="linear", theta_gen=0.9, theta_ver=0.6, error_correlation=0.3)
-
-
-def run(engine, **settings):
-    return mixture.run(Spec(engine=engine, **settings))
-
-
-def compared(ours, direct, names=("accuracy", "norm"), times=TIMES):
-    """p-values of all grid points, variables and generations, where anything varies."""
-    found = []
-    for name in names:
-        for t in times:
-            a, b = (
-                np.moveaxis(
-                    ds[name].sel(generation=t).values, ds[name].dims.index("trajectory"), -1
-                ).reshape(-1, ds.sizes["trajectory"])
-                for ds in (ours, direct)
-            )
-            for x, y in zip(a, b, strict=True):
-                x, y = x[np.isfinite(x)], y[np.isfinite(y)]
-                assert abs(len(x) - len(y)) <= 5 * np.sqrt(1 + len(y)), (name, t)
-                if np.ptp(y) > 0:
-                    found.append(ks_2samp(x, y).pvalue)
-    return found
-
-
-class TestLaw:
-    """matrix_free and direct, 2000 trajectories each; features and learners by grid point."""
-
-    @staticmethod
-    def settings(n, d):
-        return dict(
-            BASE,
-            n=n,
-            d=d,
-            generations=5,
-            trajectories=2000,
-            sweep={"features": ("teacher", "mixture"), "learner": LEARNERS},
-        )
-
-    @pytest.fixture(scope="class")
-    def direct(self):
-        return {size: run("direct", **self.settings(*size)) for size in SIZES}
-
-    @pytest.mark.slow
-    @pytest.mark.timeout(900)
-    def test_same(self, direct):
-        """96 comparisons: sizes, features, learners, generations 1, 2 and 5, accuracy and norm."""
-        found = []
-        for n, d in SIZES:
-            ours = run("matrix_free", **self.settings(n, d), seed=1)
-            assert not (ours.status > 0).any()
-            found += compared(ours, direct[n, d])
-        assert len(found) == 96
-        assert min(found) > FALSE_ALARM / len(found), sorted(found)[:5]
-        # As many are below 1/2 as above it: a family of p-values that lean is a law that is off.
-        assert 0.3 < np.mean(np.array(found) < 0.5) < 0.7
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("learner", LEARNERS)
-    def test_a_noise_norm_off_by_3_percent_is_refused(self, direct, learner):
-        n, d = 120, 200
-        afresh = matrix_free._afresh
-        jax.clear_caches()
-        with mock.patch.object(
-            matrix_free, "_afresh", lambda alpha, beta, columns: afresh(alpha, 1.03 * beta, columns)
-        ):
-            settings = self.settings(n, d)
-            settings["sweep"] = {"features": ("teacher", "mixture"), "learner": (learner,)}
-            wrong = run("matrix_free", **settings, seed=1)
-        jax.clear_caches()
-        found = compared(wrong, direct[n, d].sel(learner=[learner]))
-        assert min(found) < FALSE_ALARM / 96
-
-
 MANY = dict(n=150, d=40, generations=3, trajectories=1000)
 RIDGE = {"learner": "ridge"}
 OTHERS = {

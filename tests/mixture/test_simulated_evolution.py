@@ -10,6 +10,8 @@ from evolved import evolved, overlap
 from synthjax import mixture
 from synthjax.mixture.spec import Spec
 
+pytestmark = pytest.mark.usefixtures("no_theory")
+
 REPEATS = 16
 SETTINGS = [
     (
@@ -100,7 +102,7 @@ SIMULATED = {
 def test_the_mean_of_matrix_free(case):
     """n = 20,000, d = 2000 (30,000 in one), three generations, 16 trajectories.
 
-    A prediction off by 1 % of accuracy would be refused everywhere: the margin is below 0.006.
+    A prediction off by 1 % of accuracy would be refused everywhere: the margin is below 0.007.
     """
     spec = dict(n=20_000, d=2000, generations=3) | case
     simulated = mixture.run(Spec(engine="matrix_free", trajectories=REPEATS, **spec))
@@ -111,4 +113,4 @@ def test_the_mean_of_matrix_free(case):
         expected = predicted[name].isel(generation=slice(1, None), trajectory=0)
         np.testing.assert_allclose(got.mean("trajectory"), expected, rtol=0.02, atol=2e-3)
     error = 3 * simulated.accuracy.std("trajectory").max() / np.sqrt(REPEATS)
-    assert error + 2 / np.sqrt(20_000 * REPEATS) < 0.006
+    assert error + 2 / np.sqrt(20_000 * REPEATS) < 0.007
