@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
+from synthjax.io.log import Progress
 from synthjax.mixture import evolution
 from synthjax.mixture.data import Numbers
 from synthjax.mixture.plan import groups
@@ -224,22 +226,22 @@ def required(spec: Spec, targets: Sequence[float], ns: Sequence[int]) -> xr.Data
         raise SpecError("sweep", dict(spec.sweep), "must be empty: n and the target are the axes")
 
     @jax.jit
-    def angles(ns, targets):
-        def one(pair):
-            n, target = pair
-            return required_verifier(target, spec, n=n)
+    def angles(n):
+        return jax.vmap(lambda target: required_verifier(target, spec, n=n))(
+            jnp.asarray(targets, float)
+        )
 
-        return jax.lax.map(one, (ns, targets))
-
-    grid = np.meshgrid(np.asarray(ns, np.float32), np.asarray(targets, np.float32), indexing="ij")
+    found = np.zeros((len(ns), len(targets)), np.float32)
     try:
-        with jax.default_device(_host()):
-            found = np.asarray(angles(*(axis.ravel() for axis in grid)))
+        with jax.default_device(_host()), Progress("n", len(ns)) as progress:
+            for row, n in zip(found, ns, strict=True):
+                row[:] = angles(np.float32(n))
+                progress.advance(1)
     except ValueError as error:
         raise SpecError("verifier", spec.verifier, str(error)) from None
     about = {"units": "rad", "long_name": "largest angle of a verifier that reaches the target"}
     return xr.Dataset(
-        {"required_theta_ver": (("n", "target"), found.reshape(grid[0].shape), about)},
+        {"required_theta_ver": (("n", "target"), found, about)},
         {
             "n": ("n", list(ns), {"units": "1", "long_name": fields_of(spec)["n"].metadata["doc"]}),
             "target": ("target", list(targets), {"units": "1", "long_name": "accuracy wanted"}),

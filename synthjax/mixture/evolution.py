@@ -108,8 +108,8 @@ def evolution(*, generations: int, d: int, **kinds_and_numbers: str | Scalar) ->
 
     The other arguments are the kinds of `KNOWN`, strings, and all `Numbers`. Kinds and
     `generations` are static; numbers and `d` may be traced, vmapped and differentiated (through all
-    but k). NaN from the generation on in which nothing is kept. Float32
-    or, where JAX computes in it, float64.
+    but k). NaN from the generation on in which nothing is kept. Float32 or, where JAX computes in
+    it, float64.
     """
     kinds = {family: kinds_and_numbers.pop(family) for family in KNOWN}
     numbers = Numbers(**kinds_and_numbers)

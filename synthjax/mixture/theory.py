@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from synthjax.mixture.quadrature import Scalar, legendre
 
 _AGREEMENT_NODES = 24
-_ANGLES, _BISECTIONS = 33, 18  # to look for the angle that a target needs
+_ANGLES, _SECANTS = 33, 8  # to look for the angle that a target needs
 _ROUNDING = 1e-6  # float32: angles and differences of probabilities below this are taken for 0
 
 Vector = Float[Array, "*batch 3"]
@@ -184,7 +184,7 @@ def required_verifier(
     By state evolution of the accuracy after `spec.generations`, with the spec's kinds and numbers;
     `numbers`, n and d among them, may override them. Accuracy need not fall with the angle all the
     way: of a grid of angles the last one that reaches the target is taken, and the crossing after
-    it bisected. NaN where none reaches it, a perfect verifier included; `high` where that does.
+    it found. NaN where none reaches it, a perfect verifier included; `high` where that does.
     May be vmapped, jitted and differentiated in the target and the numbers (but k).
 
     Raises ValueError for kinds without state evolution, or a verifier without an angle.
@@ -215,25 +215,50 @@ def _required(
 ) -> Float[Array, ""]:
     from synthjax.mixture.evolution import evolution
 
-    def above(angle, target, own):
-        given = dict(kinds) | own | {"theta_ver": angle}
-        found = evolution(**given, generations=generations)
-        return jnp.where(found.converged[-1], found.accuracy[-1] - target, -jnp.inf)
+    def accuracy(angle, own):
+        found = evolution(**dict(kinds) | own | {"theta_ver": angle}, generations=generations)
+        return jnp.where(found.converged[-1], found.accuracy[-1], -jnp.inf)
 
-    fixed = lax.stop_gradient((target, own))
+    fixed, wanted = lax.stop_gradient((own, target))
     grid = jnp.linspace(0.0, high, _ANGLES)
-    reached = lax.map(lambda angle: above(angle, *fixed), grid) >= 0
+    # None of it depends on the target: many of them, by vmap, share it.
+    over = lax.map(lambda angle: accuracy(angle, fixed), grid)
+    reached = over >= wanted
     last = _ANGLES - 1 - jnp.argmax(reached[::-1])
+    first_over, last_over = over[last], over[jnp.minimum(last + 1, _ANGLES - 1)]
 
-    def halve(_, bracket):
-        low, far = bracket
-        middle = (low + far) / 2
-        enough = above(middle, *fixed) >= 0
-        return jnp.where(enough, middle, low), jnp.where(enough, far, middle)
+    def between(low, far, over, under):
+        """Where a line between the two ends crosses; half way where one is unknown."""
+        inside = over / jnp.where(over > under, over - under, 1)
+        return low + jnp.where(jnp.isfinite(under), inside, 0.5) * (far - low)
 
-    bracket = grid[last], grid[jnp.minimum(last + 1, _ANGLES - 1)]
-    angle = sum(lax.fori_loop(0, _BISECTIONS, halve, bracket)) / 2
-    # A step that derivatives alone see: they become those of the crossing.
-    there, slope = jax.value_and_grad(above)(angle, *fixed)
-    angle = angle - (above(angle, target, own) - there) / slope
+    def illinois(height, _):
+        """The crossing between two angles; an end that stays counts half from then on."""
+
+        def narrow(_, bracket):
+            low, far, over, under, side = bracket
+            angle = between(low, far, over, under)
+            now = height(angle)
+            enough = now >= 0
+            under = jnp.where(enough & (side > 0), under / 2, under)
+            over = jnp.where(~enough & (side < 0), over / 2, over)
+            return (
+                jnp.where(enough, angle, low),
+                jnp.where(enough, far, angle),
+                jnp.where(enough, now, over),
+                jnp.where(enough, under, now),
+                jnp.where(enough, 1, -1),
+            )
+
+        begin = (*ends, first_over - wanted, last_over - wanted, 0)
+        *bracket, _ = lax.fori_loop(0, _SECANTS, narrow, begin)
+        return between(*bracket)
+
+    ends = grid[last], grid[jnp.minimum(last + 1, _ANGLES - 1)]
+    angle = lax.custom_root(
+        lambda angle: accuracy(angle, own) - target,
+        ends[0],
+        illinois,
+        lambda slope, height: height / slope(jnp.ones_like(height)),
+    )
     return jnp.where(reached.any(), jnp.where(reached[-1], high, angle), jnp.nan)
