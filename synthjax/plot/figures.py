@@ -236,12 +236,13 @@ def _times(results: xr.Dataset) -> str:
 def caption(results: xr.Dataset, title: str) -> str:
     """What the figure is of: sizes, and all that is off its default."""
     spec = _spec(results)
-    fields, always = fields_of(Spec), ("n", "d", "learner", "l2", "trajectories")
+    fields, always = fields_of(Spec), ["n", "d", "learner", "l2"]
+    always.append("trajectories" if "trajectory" in results.dims else "generations")
     said = [
         f"{name}={spec[name]:.4g}" if isinstance(spec[name], float) else f"{name}={spec[name]}"
         for name, field in fields.items()
-        if name not in ("sweep", *spec["sweep"], *HIDDEN)
-        and (name in always or spec[name] != field.default)
+        if name not in ("sweep", *results.coords)
+        and (name in always or (name not in HIDDEN and spec[name] != field.default))
     ]
     lines = [", ".join(said[i : i + PER_LINE]) for i in range(0, len(said), PER_LINE)]
     return "\n".join([title, *lines])
