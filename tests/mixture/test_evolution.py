@@ -1,7 +1,5 @@
 """State evolution: its derivatives and edges, what it is for, and the engine."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,13 +24,13 @@ def test_derivatives_are_those_of_the_fixed_point(verifier, learner):
         kinds = BASE | {"verifier": verifier, "learner": learner}
         own = numbers()._asdict()
 
-        @partial(jax.jit, compiler_options=QUICK)
-        def last(l2, theta_ver, n):
+        def accuracy(l2, theta_ver, n):
             given = own | {"l2": l2, "theta_ver": theta_ver, "n": n}
             return evolution.evolution(generations=2, d=50.0, **kinds, **given).accuracy[-1]
 
         at = (0.02, 0.5, 500.0)
-        found = jax.jit(jax.grad(last, (0, 1, 2)), compiler_options=QUICK)(*at)
+        last = jax.jit(accuracy, compiler_options=QUICK)
+        found = jax.jit(jax.grad(accuracy, (0, 1, 2)), compiler_options=QUICK)(*at)
         for i, step in enumerate((1e-5, 1e-4, 0.1)):
             up, down = list(at), list(at)
             up[i] += step
