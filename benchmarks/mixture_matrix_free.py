@@ -30,7 +30,7 @@ from synthjax import mixture
 MODULE = "benchmarks.mixture_matrix_free"
 PARTS = ("ridge", "logistic", "large", "many", "cost")
 # n, d, generations, then trajectories of matrix_free, of direct (0: none) and of the peer, repeats
-RIDGE = ((10_000, 200, 3, 1000, 24, 8, 5), (100_000, 1000, 1, 96, 2, 1, 3))
+RIDGE = ((10_000, 200, 3, 1000, 24, 8, 5), (100_000, 1000, 1, 96, 0, 1, 3))
 LOGISTIC = ((20_000, 2000, 1, 16, 2, 1, 3), (100_000, 10_000, 1, 4, 0, 1, 1))
 
 _PART = flags.DEFINE_enum("part", None, PARTS, "Only this part; its lines replace no others.")
