@@ -28,8 +28,8 @@ def chi(
 
     def attempt(state):
         i, found = state
-        # Of one draw, whose loops XLA compiles for as long as all the rest: normals are made of
-        # uniforms here, as JAX makes them.
+        # One draw, for each is some more loops to compile: normals are made of uniforms here, as
+        # JAX makes them.
         drawn = uniform_rows(jax.random.fold_in(key, i), 2 * d.size).reshape(*d.shape, 2)
         least = np.nextafter(np.float32(-1), np.float32(0))
         normal = np.sqrt(2) * lax.erf_inv(jnp.maximum(2 * drawn[..., 0] - 1, least))

@@ -98,7 +98,7 @@ def logistic(sources: Sequence[Source], l2: Scalar, gamma: Scalar) -> Fit:
     def attempt(search):
         """Take the step if it helps enough, and else half of it next time.
 
-        One copy of the residual and its derivative serves both, which compiles in half the time.
+        So the program holds one copy of the residual and its derivative.
         """
         trial = search.x + search.t * search.step
         slope, new = jax.jacfwd(residual, has_aux=True)(trial)
