@@ -15,6 +15,7 @@ from rich.console import Console
 
 from synthjax import mixture
 from synthjax.io import results
+from synthjax.io.log import Progress
 from synthjax.io.workdir import WorkdirError
 from synthjax.mixture import dataset
 from synthjax.plot import required
@@ -53,7 +54,8 @@ def main() -> None:
     workdir = Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     print(f"state evolution for {len(ns)} n and {len(targets)} targets", flush=True)
-    found = dataset.required(spec, targets, ns)
+    with Progress("n", len(ns)) as progress:
+        found = dataset.required(spec, targets, ns, progress.advance)
     results.write(found, workdir / "required_verifier.nc")
     required.draw(found).savefig(workdir / "required_verifier.png", dpi=150)
     Console(width=None if sys.stdout.isatty() else 160).print(required.table(found))

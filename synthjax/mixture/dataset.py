@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
-from synthjax.io.log import Progress
 from synthjax.mixture import evolution
 from synthjax.mixture.data import Numbers
 from synthjax.mixture.plan import groups
@@ -216,11 +215,16 @@ def evolve(
     return accuracy, "; ".join(missing)
 
 
-def required(spec: Spec, targets: Sequence[float], ns: Sequence[int]) -> xr.Dataset:
+def required(
+    spec: Spec,
+    targets: Sequence[float],
+    ns: Sequence[int],
+    done: Callable[[int], object] = lambda count: None,
+) -> xr.Dataset:
     """`theory.required_verifier` for every n and target accuracy, labelled.
 
-    Raises SpecError where the kinds have no state evolution, the verifier has no angle, or an axis
-    is swept.
+    Calls done(1) after every n. Raises SpecError where the kinds have no state evolution, the
+    verifier has no angle, or an axis is swept.
     """
     if spec.sweep:
         raise SpecError("sweep", dict(spec.sweep), "must be empty: n and the target are the axes")
@@ -233,10 +237,10 @@ def required(spec: Spec, targets: Sequence[float], ns: Sequence[int]) -> xr.Data
 
     found = np.zeros((len(ns), len(targets)), np.float32)
     try:
-        with jax.default_device(_host()), Progress("n", len(ns)) as progress:
+        with jax.default_device(_host()):
             for row, n in zip(found, ns, strict=True):
                 row[:] = angles(np.float32(n))
-                progress.advance(1)
+                done(1)
     except ValueError as error:
         raise SpecError("verifier", spec.verifier, str(error)) from None
     about = {"units": "rad", "long_name": "largest angle of a verifier that reaches the target"}
