@@ -1,7 +1,9 @@
 """Shared by all tests: a process may not map memory without end, and every program maps some.
 
 Compiling is most of the time that tests take. Programs are kept in a folder that goes with the
-tests, for all of their processes: launchers compile the same few again and again. And theory, which
+tests, for all of their processes: launchers compile the same few again and again. They are compiled
+with little optimisation, which takes half the time, but in modules marked `optimized`: what is slow
+to run, and what should hold of the very programs that users run. And theory, which
 results carry beside them, takes as long to compile as what it stands beside: state evolution is
 there in modules marked `evolution` and in processes of the launcher alone, and modules that use
 `no_theory` have no population limit either; elsewhere they are NaN.
@@ -21,6 +23,7 @@ import pytest
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # of xdist's processes the first makes it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="synthjax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in launchers' processes
 
 import jax
 
@@ -35,6 +38,15 @@ def forget_programs():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optimized(request):
+    """Programs as users have them, where the module is marked."""
+    quick = not request.node.get_closest_marker("optimized")
+    if quick != jax.config.read("jax_disable_most_optimizations"):
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -51,13 +51,11 @@ VALUES = dict(
     real_fraction=0.25,
     l2=0.05,
 )
-# Compiling takes half the time, and computes the same.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @cache
 def jitted(**settings):
-    return jax.jit(partial(population, **settings), compiler_options=QUICK)
+    return jax.jit(partial(population, **settings))
 
 
 def limit(generations=2, d=3, **changes):
@@ -248,3 +246,10 @@ def fitted(sources, learner, l2):
     # scikit-learn minimises C·Σ weight·loss + ‖w‖²/2.
     model = LogisticRegression(C=1 / l2, fit_intercept=False, solver="newton-cholesky", tol=1e-9)
     return model.fit(x, labels, sample_weight=weights).coef_[0]
+
+
+def assert_same(found, wanted, tolerance=2e-5):
+    """Equal pytrees; floats to `tolerance` of the larger of 1 and the value."""
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)

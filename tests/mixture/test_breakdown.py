@@ -11,6 +11,8 @@ import pytest
 from benchmarks.breakdown_point import crossing
 from synthjax import mixture
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("features, learner", [("mixture", "logistic"), ("teacher", "ridge")])

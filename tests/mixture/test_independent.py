@@ -27,7 +27,7 @@ import pytest
 from synthjax import mixture
 from tests.mixture.independent_loop import MEASURED, SIGNAL, D, N, T, trajectories
 
-pytestmark = pytest.mark.usefixtures("no_theory")
+pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("no_theory")]
 
 SIMULATED, LOOPED = 1000, 300  # trajectories; of the simulator they cost next to nothing
 FIRST_SEED = 20

@@ -19,7 +19,7 @@ from synthjax.mixture.spec import Spec
 from synthjax.mixture.sums import LONG, long_product
 from synthjax.protocol.spec import SpecError
 
-pytestmark = pytest.mark.usefixtures("no_theory")
+pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("no_theory")]
 
 LEARNERS = ("ridge", "logistic")
 MANY = dict(n=150, d=40, generations=3, trajectories=1000)

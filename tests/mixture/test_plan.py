@@ -4,7 +4,6 @@ import random
 import jax
 import numpy as np
 import pytest
-from sampled import QUICK
 
 from configs import mixture as variants
 from synthjax.mixture import Spec, plan, sweep
@@ -530,5 +529,5 @@ def memory(done, spec, trajectories):
     # Whatever its length, the arrays given to the program must hold these trajectories.
     records = sweep.dataset.empty(replaced(spec, trajectories=whole.trajectories.stop), bool(done))
     lowered = sweep.run_tiles.lower(*sweep.arguments(groups[0], whole, tile, devices, records))
-    taken = lowered.compile(QUICK).memory_analysis().temp_size_in_bytes
+    taken = lowered.compile().memory_analysis().temp_size_in_bytes
     return taken, plan.bytes_of(groups[0].static, groups[0].swept, tile.points) * tile.trajectories

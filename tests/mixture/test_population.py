@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampled import KINDS, QUICK, VALUES, brute_force, limit
+from sampled import KINDS, VALUES, brute_force, limit
 from scipy.optimize import brentq
 
 from synthjax.mixture import theory
@@ -296,9 +296,8 @@ def test_the_same_alone_jitted_and_batched(changes):
     def one(swept):
         return population(**kinds, generations=2, d=4, **(VALUES | swept))
 
-    jit = partial(jax.jit, compiler_options=QUICK)
-    alone = [jit(one)({name: x[i] for name, x in swept.items()}) for i in range(3)]
-    for batched in (jit(jax.vmap(one))(swept), jit(partial(jax.lax.map, one))(swept)):
+    alone = [jax.jit(one)({name: x[i] for name, x in swept.items()}) for i in range(3)]
+    for batched in (jax.jit(jax.vmap(one))(swept), jax.jit(partial(jax.lax.map, one))(swept)):
         assert batched.accuracy.shape == (3, 3) and batched.accuracy.dtype == jnp.float32
         np.testing.assert_allclose(np.swapaxes(batched, 0, 1), np.array(alone), atol=1e-5)
 
