@@ -35,6 +35,9 @@ CHUNK_WORK = {"cpu": (2**27, 2**30), "gpu": (2**33, 2**37), "tpu": (2**33, 2**37
 CHUNKS = 64
 # Features in a CPU tile, in numbers: about the cache that a core has to itself.
 CPU_TILE = 2**19
+# A step of the loop over the columns of a band costs a CPU tile as much as drawing this many
+# examples, however many trajectories share it; past four of them leaving the cache costs more.
+BAND_STEP, BAND_TILE = 200, 4
 # Grid points that share a draw of the features. More would save little and cost memory.
 TILE_POINTS = 8
 # Fields of the spec that a static takes the kind of.
@@ -318,7 +321,8 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
         points //= 2
     most = int(budget // devices // bytes_of(static, group.swept, points))
     if platform == "cpu":
-        most = min(most, max(1, CPU_TILE // (static.n * static.columns)))
+        shared = 1 + min(BAND_TILE - 1, BAND_STEP * _banded(static) // static.n)
+        most = min(most, max(shared, CPU_TILE // (static.n * static.columns)))
     blocks = -(-shape[0] // points)
     # No larger than lets every device have a tile.
     most = min(most, max(1, shape[1] * blocks // devices))
