@@ -9,8 +9,9 @@ endif
 python = $(VENV)/bin/python
 installed = $(VENV)/.synthjax-installed
 
-# Compiling is most of the time and takes one core. A file's tests share what they have computed.
-SPREAD = --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# Compiling is most of the time and takes one core. A file's tests share what they have computed. In
+# the order of their names, for xdist would begin with the files of most tests and end with slow ones.
+SPREAD = --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help quickstart test lint bench clean
 

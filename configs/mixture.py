@@ -7,21 +7,21 @@ Runtimes are those of two CPU cores, compilation included.
 - base: one setting, small, the one to override. 6 seconds. Expect accuracy 0.68 before and 0.67
   after five generations: without a verifier nothing is gained.
 - quickstart: breakdown/ (accuracy against p for no verifier, an oracle and three noisy ones) and
-  angles/ (accuracy over the generator's and the verifier's angle after three generations). 12
+  angles/ (accuracy over the generator's and the verifier's angle after three generations). 14
   seconds. Expect the curves of breakdown/ to cross 1/2 at p = 1/(1 + psi), and 0.97 at p = 0.02.
 - phase_diagram: quickstart's breakdown at the paper's size, 10,250 trajectories whose features
   would take 16 GB. 10 seconds, in 0.7 GB. Expect the same crossings, and 0.95 at p = 0.02.
 - phase_diagram_n: accuracy over both angles at n = 100, 300, 3000 from 100,224 matrix-free
   trajectories, with the line 1/2 of state evolution. A minute.
 - regimes: ten generations of each regime from 500 real examples, without and with a linear
-  verifier. 50 seconds. Expect 0.91 at first, and after ten generations without a verifier
+  verifier. 60 seconds. Expect 0.91 at first, and after ten generations without a verifier
   0.72 (replace), 0.89 (accumulate), 0.84 (subsample), 0.89 (mix); with it 0.84, 0.91, 0.87, 0.89.
 - verifier_scaling: accuracy against n up to 100,000, in teacher/ and mixture/ for verifiers from 0
-  to π/2, in penalties/ for several l2. 80 seconds. Expect in mixture/ at theta_ver = π/12 (0.2618)
+  to π/2, in penalties/ for several l2. Two minutes. Expect in mixture/ at theta_ver = π/12 (0.2618)
   a best n near 3000 with 0.972, and 0.969 at 100,000; in teacher/ a rise to 0.83.
-- correlated_errors: accuracy against error_correlation. 7 seconds. Expect at theta_ver = 0.3 a fall
+- correlated_errors: accuracy against error_correlation. 6 seconds. Expect at theta_ver = 0.3 a fall
   from 0.93 (-1) through 0.90 (0) to 0.87 (1), from a generator's 0.71.
-- best_of_k: accuracy against k by verifier. 65 seconds. Expect 0.70 at k = 1; at k = 8 still 0.70
+- best_of_k: accuracy against k by verifier. 57 seconds. Expect 0.70 at k = 1; at k = 8 still 0.70
   (none) and 0.71 (self), but 0.84 (noisy, linear) and 0.97 (oracle).
 - independence: where the breakdown theorem's assumption fails, simulation and theory, in
   flip_linear/, linear_linear/ and anisotropic/. 18 seconds. Expect at theta_ver = 1.3 in

@@ -1,5 +1,6 @@
 """Figure and table of fitted scaling laws."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -16,6 +17,7 @@ from synthjax.scaling.laws import Fit, Series, held_out
 BEYOND = 0.35
 MOST_LINES = 10
 ACROSS, SIZE = 3, (4.6, 3.9)
+TITLE = 62  # letters
 
 
 def draw(pairs: Sequence[tuple[Series, Fit]], y: str) -> Figure:
@@ -26,7 +28,9 @@ def draw(pairs: Sequence[tuple[Series, Fit]], y: str) -> Figure:
     """
     across = min(len(pairs), ACROSS)
     down = -(-len(pairs) // across)
-    figure = Figure(figsize=(SIZE[0] * across, SIZE[1] * down + 0.5), layout="constrained")
+    surfaces = any(len(series.columns) > 1 for series, _ in pairs)  # with legends below
+    height = (SIZE[1] + surfaces) * down + 0.5
+    figure = Figure(figsize=(SIZE[0] * across, height), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
     for axis, (series, fit) in zip(panels, pairs, strict=False):
         first, *others = series.columns
@@ -43,10 +47,11 @@ def draw(pairs: Sequence[tuple[Series, Fit]], y: str) -> Figure:
         axis.set(xlabel=first, yscale="log")
         axis.yaxis.set_minor_formatter("{x:.2g}")
         axis.tick_params(axis="y", which="both", labelsize=7)
+        axis.tick_params(axis="x", which="minor", labelsize=5)
         if fit.law != "geometric":
             axis.set_xscale("log")
         if others:
-            axis.legend(fontsize=6)
+            axis.legend(fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     for axis in panels[len(pairs) :]:
         axis.remove()
     for axis in panels[::across]:
@@ -60,7 +65,9 @@ def draw(pairs: Sequence[tuple[Series, Fit]], y: str) -> Figure:
 
 
 def _told(fit: Fit) -> str:
-    values = ", ".join(f"{name} = {value:.3g}" for name, value in fit.parameters.items())
+    # Tied by spaces that are not broken at.
+    values = ", ".join(f"{name}\u00a0=\u00a0{value:.3g}" for name, value in fit.parameters.items())
+    values = textwrap.fill(values, TITLE, break_on_hyphens=False).replace("\u00a0", " ")
     return f"{fit.formula}\n{values}" + ("\nresiduals have a pattern: the law is off" * fit.off)
 
 
