@@ -1,0 +1,174 @@
+"""Training: one jitted step on a mesh, in mixed precision, which never waits for the device.
+
+Parameters, gradients and optimizer state are float32; what the model computes in is its own
+`dtype`. A step whose gradient is not finite changes nothing and is counted.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+from optax.transforms import apply_if_finite
+
+from synthjax.nn.bind import Model, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How a model is trained.
+
+    Fields: `steps` in all; `learning_rate` after `warmup` steps of linear growth, from where it
+    falls as a cosine to a tenth; `weight_decay` of AdamW (0: Adam), on matrices alone; `clip` of
+    the gradient's global norm; `b2` of Adam; `accumulate`: parts of a batch that are computed one
+    after another; `average`: what an exponential moving average of the parameters keeps of itself
+    in a step, 0 for none.
+    """
+
+    steps: int
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    b2: float = 0.98
+    accumulate: int = 1
+    average: float = 0.0
+
+
+class State(NamedTuple):
+    """What training goes on from; a pytree of arrays.
+
+    Fields: `step`, how many batches were seen; `average` of the parameters, or None.
+    """
+
+    params: Params
+    optimizer: Any
+    step: Int[Array, ""]
+    average: Params | None
+
+
+class Batch(NamedTuple):
+    """Token ids; `target` from BOS to EOS, both padded."""
+
+    source: Int[Array, "b s"]
+    target: Int[Array, "b t"]
+
+
+class Metrics(NamedTuple):
+    """Of one step: mean loss of a target token in nats, the gradient's norm before clipping, how
+    many tokens there were, the learning rate, and how many steps were skipped so far.
+    """
+
+    loss: Float[Array, ""]
+    gradient: Float[Array, ""]
+    tokens: Int[Array, ""]
+    learning_rate: Float[Array, ""]
+    skipped: Int[Array, ""]
+
+
+class Trainer(NamedTuple):
+    """`begin(key)` makes a State; `step(state, batch)` gives the next and the step's Metrics.
+
+    `step` is jitted and donates the state. Batches and state stay on the devices that they are on:
+    with a batch sharded by rows over a mesh, the gradient is that of the whole batch.
+    """
+
+    begin: Callable[[Key[Array, ""]], State]
+    step: Callable[[State, Batch], tuple[State, Metrics]]
+
+
+def rate(schedule: Schedule) -> optax.Schedule:
+    """The learning rate by the number of steps done."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=schedule.learning_rate,
+        warmup_steps=schedule.warmup,
+        decay_steps=max(schedule.steps, schedule.warmup + 1),
+        end_value=schedule.learning_rate / 10,
+    )
+
+
+def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
+    """Train a model whose `logits(source, target)` are of the token after each of the target's."""
+    learning_rate = rate(schedule)
+    optimizer = apply_if_finite(
+        optax.chain(
+            optax.clip_by_global_norm(schedule.clip),
+            optax.adamw(
+                learning_rate,
+                b2=schedule.b2,
+                weight_decay=schedule.weight_decay,
+                mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            ),
+        ),
+        max_consecutive_errors=2**31 - 1,
+    )
+
+    def begin(key):
+        params = model.init(key)
+        average = jax.tree.map(jnp.copy, params) if schedule.average else None
+        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), average)
+
+    def summed(params, batch: Batch):
+        """Loss of all target tokens together."""
+        logits = model.apply(params, "logits", batch.source, batch.target[:, :-1])
+        labels = batch.target[:, 1:]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.sum(loss * (labels != pad))
+
+    def gradient(params, batch: Batch):
+        value = jax.value_and_grad(summed)
+        if schedule.accumulate == 1:
+            return value(params, batch)
+        # Every part takes rows from all over the batch, which may be sharded by rows.
+        parts = jax.tree.map(
+            lambda rows: rows.reshape(-1, schedule.accumulate, *rows.shape[1:]).swapaxes(0, 1),
+            batch,
+        )
+        zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+
+        def add(found, part):
+            return jax.tree.map(jnp.add, found, value(params, part)), None
+
+        return jax.lax.scan(add, zero, parts)[0]
+
+    def step(state: State, batch: Batch):
+        tokens = jnp.sum(batch.target[:, 1:] != pad)
+        loss, gradients = gradient(state.params, batch)
+        share = 1 / jnp.maximum(tokens, 1)
+        gradients = jax.tree.map(lambda leaf: leaf * share, gradients)
+        done = state.step - state.optimizer.total_notfinite
+        updates, found = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if schedule.average:
+            moved = jnp.where(found.last_finite, 1 - schedule.average, 0)
+            average = optax.incremental_update(params, average, moved)
+        metrics = Metrics(
+            loss * share,
+            optax.global_norm(gradients),
+            tokens,
+            learning_rate(done),
+            found.total_notfinite,
+        )
+        return State(params, found, state.step + 1, average), metrics
+
+    return Trainer(begin, jax.jit(step, donate_argnums=0))
+
+
+def steps(
+    trainer: Trainer, state: State, batches: Iterable[Batch]
+) -> Iterator[tuple[State, Metrics | None]]:
+    """After each batch the state, and the metrics of the step before: reading them waits for none.
+
+    Once more at the end, with the last step's metrics.
+    """
+    metrics = None
+    for batch in batches:
+        before = metrics
+        state, metrics = trainer.step(state, batch)
+        yield state, before
+    yield state, metrics

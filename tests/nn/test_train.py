@@ -1,0 +1,173 @@
+"""Training: a step against what it should be made of, and that a model learns at all."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from synthjax.eigen.data import Matrices, lengths, source_ids, target_ids
+from synthjax.eigen.tokens import BOS, ENCODINGS, EOS, PAD
+from synthjax.nn import decode, seq2seq, train
+from synthjax.nn.train import Batch, Schedule
+from synthjax.protocol.keys import Stream, key
+
+SMALL = seq2seq.Architecture(11, 7, 6, width=16, heads=2, encoder_layers=1, decoder_layers=1)
+SCHEDULE = Schedule(steps=10, warmup=2, learning_rate=0.01)
+
+
+def batch_of(seed=0, rows=8):
+    rng = np.random.default_rng(seed)
+    source, target = rng.integers(3, 11, (rows, 7)), rng.integers(3, 11, (rows, 6))
+    target[:, 0] = BOS
+    for row, end in enumerate(rng.integers(2, 6, rows)):  # of different lengths
+        target[row, end], target[row, end + 1 :] = EOS, PAD
+    return Batch(jnp.asarray(source), jnp.asarray(target))
+
+
+def trainer_of(**changes):
+    return train.trainer(seq2seq.build(SMALL), dataclasses.replace(SCHEDULE, **changes), PAD)
+
+
+def run(trainer, batches, place=lambda state: state):
+    begun = place(trainer.begin(jax.random.key(0)))
+    states, metrics = zip(*train.steps(trainer, begun, batches), strict=True)
+    return states[-1], metrics[1:]
+
+
+def assert_close(a, b, **how):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **how)
+
+
+def test_a_step_is_adamw_on_the_mean_loss_of_the_tokens():
+    """Written out: cross-entropy by hand, clipping, Adam's first step, decay of matrices alone."""
+    trainer, batch = trainer_of(warmup=0, clip=0.1, weight_decay=0.3), batch_of()
+    model, begun = seq2seq.build(SMALL), trainer.begin(jax.random.key(0))
+    params = jax.tree.map(jnp.copy, begun.params)
+
+    def loss(params):
+        logits = model.apply(params, "logits", batch.source, batch.target[:, :-1])
+        terms = []
+        for row, labels in zip(logits, np.asarray(batch.target[:, 1:]), strict=True):
+            terms += [
+                row[t, v] - jax.nn.logsumexp(row[t]) for t, v in enumerate(labels) if v != PAD
+            ]
+        return -sum(terms) / len(terms), len(terms)
+
+    (value, count), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    norm = optax.global_norm(gradient)
+    state, metrics = trainer.step(begun, batch)
+    assert metrics.loss == pytest.approx(float(value), rel=1e-5)
+    assert metrics.gradient == pytest.approx(float(norm), rel=1e-4) and norm > 0.1
+    assert (int(metrics.tokens), int(metrics.skipped)) == (count, 0)
+    for before, slope, after in zip(
+        *map(jax.tree.leaves, (params, gradient, state.params)), strict=True
+    ):
+        slope = slope * 0.1 / norm
+        expected = before - 0.01 * (
+            slope / (jnp.abs(slope) + 1e-8) + 0.3 * before * (before.ndim > 1)
+        )
+        sure = np.abs(slope) > 1e-6  # Adam's first step is a sign: rounding decides where it is 0
+        np.testing.assert_allclose(after[sure], expected[sure], atol=2e-4)
+
+
+def test_learning_rate():
+    """Linear to its height, then a cosine to a tenth of it."""
+    rate = train.rate(Schedule(steps=100, warmup=20, learning_rate=1.0))
+    t = np.arange(101)
+    fall = 0.1 + 0.9 * (1 + np.cos(np.pi * (t - 20) / 80)) / 2
+    np.testing.assert_allclose([rate(i) for i in t], np.where(t < 20, t / 20, fall), atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_accumulation_is_the_whole_batch(accumulate):
+    """Exactly the mean over all tokens, though the parts have different numbers of them."""
+    batches = [batch_of(seed) for seed in range(3)]
+    (whole, a), (parts, b) = (run(trainer_of(accumulate=n), batches) for n in (1, accumulate))
+    assert_close([m.loss for m in b], [m.loss for m in a], rtol=1e-5)
+    assert_close(parts.params, whole.params, atol=1e-4)
+
+
+def test_a_batch_over_several_devices_is_the_whole_batch():
+    devices = jax.devices()
+    if len(devices) < 2:
+        pytest.skip("one device")
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=auto, devices=devices[:2])
+    rows, everywhere = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in (("data",), ())
+    )
+    trainer = trainer_of(accumulate=2)
+    batches = [batch_of(seed) for seed in range(3)]
+    expected, metrics = run(trainer, batches)
+    spread = [jax.device_put(batch, rows) for batch in batches]
+    state, found = run(trainer, spread, lambda state: jax.device_put(state, everywhere))
+    assert_close([m.loss for m in found], [m.loss for m in metrics], rtol=1e-5)
+    assert_close(state.params, expected.params, atol=1e-4)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(monkeypatch):
+    trainer = trainer_of(average=0.9)
+    state = trainer.begin(jax.random.key(0))
+    state, _ = trainer.step(state, batch_of(0))
+    kept = jax.tree.map(jnp.copy, state)
+    broken = state._replace(
+        params=jax.tree.map(lambda leaf: leaf, state.params)
+        | {"bias": state.params["bias"].at[3].set(jnp.nan)}
+    )
+    after, metrics = trainer.step(broken, batch_of(1))
+    assert int(metrics.skipped) == 1 and not np.isfinite(metrics.loss)
+    after.params["bias"] = kept.params["bias"]
+    assert_close(after.params, kept.params, rtol=0)
+    assert_close(after.average, kept.average, rtol=0)
+    assert_close(after.optimizer.inner_state, kept.optimizer.inner_state, rtol=0)
+    again, metrics = trainer.step(after, batch_of(2))
+    assert int(metrics.skipped) == 1 and np.isfinite(metrics.loss) and int(again.step) == 3
+    assert metrics.learning_rate == pytest.approx(float(train.rate(SCHEDULE)(1)))
+
+
+def test_the_moving_average():
+    trainer = trainer_of(average=0.75)
+    state = trainer.begin(jax.random.key(0))
+    expected = jax.tree.map(np.array, state.params)
+    for seed in range(3):
+        state, _ = trainer.step(state, batch_of(seed))
+        expected = jax.tree.map(
+            lambda a, p: 0.75 * a + 0.25 * np.asarray(p), expected, state.params
+        )
+    assert_close(state.average, expected, atol=1e-6)
+
+
+def test_metrics_come_one_step_late():
+    trainer = trainer_of()
+    seen = list(train.steps(trainer, trainer.begin(jax.random.key(0)), [batch_of(0), batch_of(1)]))
+    assert [metrics is None for _, metrics in seen] == [True, False, False]
+
+
+@pytest.mark.slow
+def test_overfits_64_examples_to_exact_decoding():
+    """Matrices of 2 × 2: after some 600 steps every answer is decoded token for token."""
+    encoding = ENCODINGS["P1000"](-8, 4)
+    examples = Matrices(sizes=(2,)).draw(key(0, Stream.REAL, 0, 0), np.arange(64))
+    batch = Batch(
+        jnp.asarray(source_ids(examples, encoding)),
+        jnp.asarray(target_ids(examples.values, examples.sizes, encoding)),
+    )
+    source, target = lengths(2, encoding)
+    architecture = seq2seq.Architecture(
+        len(encoding.symbols), source, target, width=64, heads=4, encoder_layers=2
+    )
+    model = seq2seq.build(architecture)
+    trainer = train.trainer(model, Schedule(steps=700, learning_rate=3e-3, warmup=50), PAD)
+    state, metrics = run(trainer, [batch] * 700)
+    assert metrics[-1].loss < 0.02
+    symbols = decode.Symbols(PAD, BOS, EOS)
+    found = jax.jit(lambda p: decode.beam_search(model, p, batch.source, 1, symbols, target - 1))(
+        state.params
+    )
+    np.testing.assert_array_equal(found.tokens[:, 0], batch.target[:, 1:])
