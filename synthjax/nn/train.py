@@ -149,7 +149,7 @@ def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
             average = optax.incremental_update(params, average, moved)
         metrics = Metrics(
             loss * share,
-            optax.global_norm(gradients),
+            optax.tree.norm(gradients),
             tokens,
             learning_rate(done),
             found.total_notfinite,

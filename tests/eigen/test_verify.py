@@ -73,14 +73,14 @@ def test_residual_is_a_verifier_worth_having():
 
     It may drop what is right: its tolerance is on other errors than the oracle's.
     """
-    given = guesses()
+    given = guesses(scale=0.06)
     kept = VERIFIERS["residual"].call(KEY, NUMBERS._replace(residual_tolerance=0.003), given) > 0
     assert given.right.mean() < 0.5
     assert given.right[kept].mean() > 0.8 and kept[given.right].mean() > 0.6
 
 
 def test_ranking_verifiers_rank():
-    given = guesses()
+    given = guesses(scale=0.06)
     ranked = VERIFIERS["ranked_residual"].call(KEY, NUMBERS, given)
     top = ranked >= np.quantile(ranked, 0.8)
     assert given.right[top].mean() > 2 * given.right.mean()

@@ -42,6 +42,13 @@ def assert_close(a, b, **how):
         np.testing.assert_allclose(x, y, **how)
 
 
+def assert_same_model(a, b):
+    """By what they compute: softmax cancels the biases of keys, which rounding alone moves."""
+    model, batch = seq2seq.build(SMALL), batch_of(99)
+    found, expected = (model.apply(params, "logits", *batch) for params in (a, b))
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
 def test_a_step_is_adamw_on_the_mean_loss_of_the_tokens():
     """Written out: cross-entropy by hand, clipping, Adam's first step, decay of matrices alone."""
     trainer, batch = trainer_of(warmup=0, clip=0.1, weight_decay=0.3), batch_of()
@@ -58,7 +65,7 @@ def test_a_step_is_adamw_on_the_mean_loss_of_the_tokens():
         return -sum(terms) / len(terms), len(terms)
 
     (value, count), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     state, metrics = trainer.step(begun, batch)
     assert metrics.loss == pytest.approx(float(value), rel=1e-5)
     assert metrics.gradient == pytest.approx(float(norm), rel=1e-4) and norm > 0.1
@@ -88,7 +95,7 @@ def test_accumulation_is_the_whole_batch(accumulate):
     batches = [batch_of(seed) for seed in range(3)]
     (whole, a), (parts, b) = (run(trainer_of(accumulate=n), batches) for n in (1, accumulate))
     assert_close([m.loss for m in b], [m.loss for m in a], rtol=1e-5)
-    assert_close(parts.params, whole.params, atol=1e-4)
+    assert_same_model(parts.params, whole.params)
 
 
 def test_a_batch_over_several_devices_is_the_whole_batch():
@@ -107,28 +114,37 @@ def test_a_batch_over_several_devices_is_the_whole_batch():
     spread = [jax.device_put(batch, rows) for batch in batches]
     state, found = run(trainer, spread, lambda state: jax.device_put(state, everywhere))
     assert_close([m.loss for m in found], [m.loss for m in metrics], rtol=1e-5)
-    assert_close(state.params, expected.params, atol=1e-4)
+    assert_same_model(state.params, expected.params)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(monkeypatch):
-    trainer = trainer_of(average=0.9)
-    state = trainer.begin(jax.random.key(0))
-    state, _ = trainer.step(state, batch_of(0))
-    kept = jax.tree.map(jnp.copy, state)
-    broken = state._replace(
-        params=jax.tree.map(lambda leaf: leaf, state.params)
-        | {"bias": state.params["bias"].at[3].set(jnp.nan)}
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
+    """With a model that overflows on one source."""
+    model = seq2seq.build(SMALL)
+
+    def apply(params, method, source, target):
+        return model.apply(params, method, source, target) / (source[0, 0] != 10)
+
+    trainer = train.trainer(
+        model._replace(apply=apply), dataclasses.replace(SCHEDULE, average=0.9), PAD
     )
-    after, metrics = trainer.step(broken, batch_of(1))
-    assert int(metrics.skipped) == 1 and not np.isfinite(metrics.loss)
-    after.params["bias"] = kept.params["bias"]
-    assert_close(after.params, kept.params, rtol=0)
-    assert_close(after.average, kept.average, rtol=0)
-    assert_close(after.optimizer.inner_state, kept.optimizer.inner_state, rtol=0)
-    again, metrics = trainer.step(after, batch_of(2))
-    assert int(metrics.skipped) == 1 and np.isfinite(metrics.loss) and int(again.step) == 3
+    good = [
+        batch._replace(source=batch.source.at[0, 0].set(3)) for batch in map(batch_of, range(2))
+    ]
+    bad = good[1]._replace(source=good[1].source.at[0, 0].set(10))
+    state, _ = trainer.step(trainer.begin(jax.random.key(0)), good[0])
+    kept = jax.tree.map(np.array, state)
+    state, metrics = trainer.step(state, bad)
+    assert (int(metrics.skipped), int(state.step)) == (1, 2) and not np.isfinite(metrics.gradient)
+    assert_close(state.params, kept.params, rtol=0)
+    assert_close(state.average, kept.average, rtol=1e-6)
+    assert_close(state.optimizer.inner_state, kept.optimizer.inner_state, rtol=0)
+    state, metrics = trainer.step(state, good[1])
+    assert (int(metrics.skipped), int(state.step)) == (1, 3) and np.isfinite(metrics.loss)
+    # As if the bad step had not been: the second that counts.
     assert metrics.learning_rate == pytest.approx(float(train.rate(SCHEDULE)(1)))
+    again, _ = run(trainer, good)
+    assert_same_model(state.params, again.params)
 
 
 def test_the_moving_average():
