@@ -24,6 +24,7 @@ from synthjax.mixture.signed import ROUNDING
 RAYS = {1: 40, 2: 24, 3: 16}  # between two edges, by the parts of a half-plane
 RADII, REACH = 24, 7.0
 ACROSS = 22  # nodes along a coordinate, between two jumps
+SURE = 36.0  # log-odds
 _BRACKET = 30  # halvings of a threshold's bracket
 
 Vector = Float[Array, "3"]
@@ -70,6 +71,9 @@ def kept(
     ranks = pruned and verifier in ("margin", "self")
     scored = along_v[:2] if verifier == "margin" else jnp.array([1.0, 0.0])
 
+    # Past these distances from the line x·w = 0 a logistic generator's guess is certain.
+    layer = SURE * numbers.temperature / size
+    levels = [-layer, 0.0, layer] if logistic else [0.0]
     normals = []  # of the lines on which a factor jumps, besides the first axis
     if classifier and not ranks:
         normals.append(along_v[:2])
@@ -78,7 +82,7 @@ def kept(
     lines = [jnp.arctan2(normal[1], normal[0]) for normal in normals]
     means = jnp.asarray([0.0] if teacher else [1.0, -1.0])
     centres = means[:, None] * numbers.signal * along_truth[:2]
-    sides = [0.0, np.pi] if logistic or flips else [0.0]
+    sides = [0.0, np.pi] if flips else [0.0]
     splits = jnp.stack([edges(side, lines) for side in sides])
 
     def about(points):
@@ -113,8 +117,11 @@ def kept(
 
     def above(threshold):
         """All guesses of a higher score."""
-        cuts = [jnp.array([1.0, 0.0]), *normals]
-        return flat(*jax.vmap(lambda centre: _strip(threshold, scored, cuts, centre))(centres))
+        along = jnp.array([1.0, 0.0])
+        cuts = [(along, level) for level in levels] + [(normal, 0.0) for normal in normals]
+        return flat(
+            *jax.vmap(lambda centre: _strip(threshold, scored, levels, cuts, centre))(centres)
+        )
 
     def share(threshold):
         points, weights = above(threshold)
@@ -126,7 +133,13 @@ def kept(
         enough = share(middle) > numbers.keep
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    points, weights = flat(*jax.vmap(jax.vmap(one, (None, 0)), (0, None))(centres, splits))
+    if logistic:  # by the lines on which all guesses are as certain
+        everywhere, along = -REACH - numbers.signal, jnp.array([1.0, 0.0])
+        cuts = [(normal, 0.0) for normal in normals]
+        nodes = jax.vmap(lambda centre: _strip(everywhere, along, levels, cuts, centre))(centres)
+    else:
+        nodes = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(centres, splits)
+    points, weights = flat(*nodes)
     right, chance = about(points)
     every = weights * chance.mean(0)
     every = [(every * side).sum() for side in _sides(certain(points, right))]
@@ -161,26 +174,29 @@ def _sides(chance: Float[Array, " nodes"]) -> tuple[Float[Array, " nodes"], ...]
 def _strip(
     threshold: Scalar,
     scored: Float[Array, "2"],
-    normals: list[Float[Array, "2"]],
+    levels: list[Scalar],
+    cuts: list[tuple[Float[Array, "2"], Scalar]],
     mean: Float[Array, "2"],
 ) -> tuple[Float[Array, "2 nodes"], Float[Array, " nodes"]]:
     """Points and weights of N(mean, I₂) where the score, a coordinate, passes a threshold.
 
-    On each line of that score they are split where it meets lines through 0 with these normals.
+    Scores are split at `levels`, and each line of one score where it meets the lines
+    {x: normal·x = offset} of `cuts`, pairs of both.
     """
     turned = jnp.stack([-scored[1], scored[0]])
     along, across = mean @ scored, mean @ turned
     low = jnp.maximum(threshold, along - REACH)
-    middle, high = jnp.maximum(low, 0), jnp.maximum(low, along) + REACH
+    high = jnp.maximum(low, along) + REACH
     t, t_weights = legendre(ACROSS)
-    score = jnp.concatenate([low + (middle - low) * t, middle + (high - middle) * t])
-    score_weights = jnp.concatenate([(middle - low) * t_weights, (high - middle) * t_weights])
-    cuts = []
-    for normal in normals:
+    parts = jnp.sort(jnp.clip(jnp.stack([low, *map(jnp.asarray, levels), high]), low, high))
+    width = jnp.diff(parts)[:, None]
+    score, score_weights = (parts[:-1, None] + width * t).ravel(), (width * t_weights).ravel()
+    crossed = []
+    for normal, offset in cuts:
         slope = normal @ turned
         slope = jnp.where(jnp.abs(slope) > ROUNDING, slope, ROUNDING)
-        cuts.append(-(normal @ scored) * score / slope)
-    ends = [jnp.full_like(score, across - REACH), *cuts, jnp.full_like(score, across + REACH)]
+        crossed.append((offset - (normal @ scored) * score) / slope)
+    ends = [jnp.full_like(score, across - REACH), *crossed, jnp.full_like(score, across + REACH)]
     ends = jnp.sort(jnp.clip(jnp.stack(ends), across - REACH, across + REACH), 0)
     width = jnp.diff(ends, axis=0)[..., None]
     other = ends[:-1, :, None] + width * t

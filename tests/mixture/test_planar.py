@@ -10,6 +10,7 @@ import pytest
 from evolved import BASE, measure, numbers
 from sampled import VALUES
 from scipy.integrate import dblquad
+from scipy.special import expit
 
 from synthjax.mixture import planar, theory
 
@@ -18,17 +19,18 @@ INTEGRANDS = {
     ("teacher", "linear", "none"): lambda u, w, v: u @ w > 0,
     ("teacher", "linear", "linear"): lambda u, w, v: (u @ w > 0) & (u @ v > 0),
     ("teacher", "logistic", "linear"): lambda u, w, v: (
-        (u @ v > 0) / (1 + np.exp(-(u @ w) / VALUES["temperature"]))
+        (u @ v > 0) * expit((u @ w) / VALUES["temperature"])
     ),
 }
 
 
+@pytest.mark.parametrize("size", [1, 40])  # 40: a generator that is nearly sure
 @pytest.mark.parametrize("kinds", INTEGRANDS, ids=" ".join)
-def test_moments_of_the_teacher(kinds):
+def test_moments_of_the_teacher(kinds, size):
     """P(kept) and E[u; kept] in float64 within 1e-6 of scipy's adaptive quadrature in the plane."""
     features, generator, verifier = kinds
     a, b = 0.9, 0.6
-    w, v = np.array([np.cos(a), np.sin(a)]), np.array([np.cos(b), -np.sin(b)])
+    w, v = size * np.array([np.cos(a), np.sin(a)]), np.array([np.cos(b), -np.sin(b)])
     with jax.enable_x64(True):
         x = numbers()
         chosen = BASE | dict(features=features, generator=generator, verifier=verifier)
@@ -133,5 +135,33 @@ def test_nodes_suffice_where_a_threshold_cuts(kinds, verifier, keep):
     with jax.enable_x64(True):
         own = moments()
         with mock.patch.multiple(planar, ACROSS=88, RADII=96, RAYS={1: 160, 2: 96, 3: 64}):
+            many = moments()
+    np.testing.assert_allclose(own, many, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharpness", [5.0, 100.0])
+@pytest.mark.parametrize("features", ["teacher", "mixture"])
+@pytest.mark.parametrize(
+    "verifier, selection",
+    [("linear", "prune"), ("margin", "prune"), ("oracle", "best_of_k"), ("linear", "best_of_k")],
+)
+def test_nodes_suffice_for_a_generator_that_is_nearly_sure(
+    features, verifier, selection, sharpness
+):
+    """Moments within 1e-6 of those from many times the nodes, whatever norm over temperature."""
+    chosen = BASE | dict(generator="logistic", features=features)
+    chosen |= dict(verifier=verifier, selection=selection)
+    w = sharpness * np.array([np.cos(1.0), np.sin(1.0), 0.0])
+
+    def moments():
+        x = numbers(temperature=1.0, k=4)
+        source, fractions = measure(chosen, x, w, [np.cos(0.5), np.sin(0.5), 0.0])
+        weighted = source.points * source.weights
+        return np.concatenate([weighted.sum(1), (weighted @ source.points.T).ravel(), fractions])
+
+    with jax.enable_x64(True):
+        own = moments()
+        with mock.patch.multiple(planar, ACROSS=200, RADII=96, RAYS={1: 320, 2: 192, 3: 128}):
             many = moments()
     np.testing.assert_allclose(own, many, atol=1e-6)
