@@ -35,7 +35,7 @@ lint: $(installed)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 
-bench: $(installed)
+bench: $(VENV)/.synthjax-peers
 	@set -e; for file in $(filter-out benchmarks/common.py benchmarks/peer.py,$(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "$(python) -m benchmarks.$$(basename $$file .py)"; \
 	  $(python) -m benchmarks.$$(basename $$file .py); \
@@ -62,5 +62,12 @@ $(installed): setup.py constraints.txt
 	}
 	@echo 'Installing synthjax and what it needs into $(VENV) (1 GB, a few minutes)'
 	@$(python) -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[test,bench]'
+	  --constraint constraints.txt --editable '.[test]'
 	@touch $(installed)
+
+# The peers, PyTorch among them, which nothing else needs.
+$(VENV)/.synthjax-peers: $(installed)
+	@echo 'Installing the peers of the benchmarks'
+	@$(python) -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[test,bench]'
+	@touch $@

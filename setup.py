@@ -36,7 +36,7 @@ setup(
             "ruff>=0.17.6",
             "scikit-learn>=1.9",
         ],
-        "bench": ["joblib>=1.6", "scikit-learn>=1.9"],
+        "bench": ["joblib>=1.6", "scikit-learn>=1.9", "torch>=2.13"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
     },
