@@ -15,6 +15,10 @@ from torch import nn
 from synthjax.nn.seq2seq import Architecture
 
 
+def _norm(a: Architecture):
+    return nn.LayerNorm(a.width, eps=1e-6)  # as Flax
+
+
 def _split(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
@@ -32,7 +36,7 @@ class Layer(nn.Module):
         self.qkv, self.mixed = nn.Linear(a.width, 3 * a.width), nn.Linear(a.width, a.width)
         self.up = nn.Linear(a.width, a.feed_forward * a.width)
         self.down = nn.Linear(a.feed_forward * a.width, a.width)
-        self.norms = nn.ModuleList([nn.LayerNorm(a.width, eps=1e-6) for _ in range(2 + decodes)])
+        self.norms = nn.ModuleList([_norm(a) for _ in range(2 + decodes)])
         if decodes:
             self.ask, self.told = nn.Linear(a.width, a.width), nn.Linear(a.width, a.width)
             self.tell = nn.Linear(a.width, 2 * a.width)
@@ -84,7 +88,10 @@ class Seq2Seq(nn.Module):
             nn.init.normal_(table.weight, std=a.width**-0.5)
         self.encoder = nn.ModuleList([Layer(a, False) for _ in range(a.encoder_layers)])
         self.decoder = nn.ModuleList([Layer(a, True) for _ in range(a.decoder_layers)])
-        self.encoder_norm, self.decoder_norm = nn.LayerNorm(a.width, eps=1e-6), nn.LayerNorm(a.width, eps=1e-6)
+        self.encoder_norm, self.decoder_norm = (
+            nn.LayerNorm(a.width, eps=1e-6),
+            nn.LayerNorm(a.width, eps=1e-6),
+        )
         self.bias = nn.Parameter(torch.zeros(a.vocabulary))
 
     def encode(self, source):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -110,7 +111,7 @@ class Seq2Seq(nnx.Module):
         for i, layer in enumerate(self.decoder):
             shared[f"keys_{i}"], shared[f"values_{i}"] = layer.read(memory)
             for name in ("keys", "values"):
-                own[f"{name}_{i}"] = jnp.zeros((b, k, a.target_length, a.heads, head), self.dtype)
+                own[f"{name}_{i}"] = jnp.zeros((b, k, a.heads, a.target_length, head), self.dtype)
         return shared, own
 
     def step(
@@ -118,7 +119,7 @@ class Seq2Seq(nnx.Module):
     ) -> tuple[Float[Array, "b k v"], Cache]:
         """Logits of token t + 1, float32, from token number t of every guess."""
         x = self.target(tokens, t)
-        past = (jnp.arange(self.a.target_length) <= t)[None, None, None]
+        past = jnp.arange(self.a.target_length) <= t
         new = {}
         for i, layer in enumerate(self.decoder):
             memory = shared[f"keys_{i}"], shared[f"values_{i}"]
@@ -195,14 +196,12 @@ class Layer(nnx.Module):
 
         def attend(x):
             nonlocal kept
-            q, *new = (self._heads(part)[:, :, None] for part in jnp.split(self.qkv(x), 3, -1))
+            q, *new = (self._heads(part) for part in jnp.split(self.qkv(x[:, :, None]), 3, -1))
             kept = tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, one, t, 2)
+                jax.lax.dynamic_update_slice_in_dim(old, one, t, 3)
                 for old, one in zip(cache, new, strict=True)
             )
-            b, k = x.shape[:2]
-            q, keys, values = (part.reshape(b * k, *part.shape[2:]) for part in (q, *kept))
-            return self.mixed(_attended(q, keys, values, past).reshape(x.shape))
+            return self.mixed(_attended(q, *kept, past)[:, :, 0])
 
         x = self._residual(0, attend, x)
         return self._rest(x, memory, there), kept
@@ -219,10 +218,19 @@ class Layer(nnx.Module):
         return x + part(norm(x)) if self.a.pre_norm else norm(x + part(x))
 
     def _heads(self, x):
-        return x.reshape(*x.shape[:-1], self.a.heads, -1)
+        """[..., t, w] by heads, [..., h, t, d]."""
+        return x.reshape(*x.shape[:-1], self.a.heads, -1).swapaxes(-3, -2)
 
 
 def _attended(q, k, v, mask):
-    """Attention of queries [b, t, h, d] to keys and values [b, s, h, d], heads side by side."""
-    x = jax.nn.dot_product_attention(q, k, v, mask=mask)
-    return x.reshape(*x.shape[:2], -1)
+    """Attention of queries [..., h, t, d] to keys and values [..., h, s, d], where `mask`.
+
+    Returns [..., t, h d]. Written out with the heads outside: on a CPU
+    `jax.nn.dot_product_attention`, which has them inside, takes 1.4 times as long for whole
+    sequences and six times for a single query.
+    """
+    scores = jnp.einsum("...qd,...sd->...qs", q, k).astype(jnp.float32)
+    scores = jnp.where(mask, scores / np.sqrt(q.shape[-1]), -jnp.inf)
+    weights = jax.nn.softmax(scores).astype(v.dtype)
+    x = jnp.einsum("...qs,...sd->...qd", weights, v).swapaxes(-3, -2)
+    return x.reshape(*x.shape[:-2], -1)
