@@ -13,6 +13,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def host() -> jax.Device:
+    """The CPU, which small work in long loops is for, unless JAX was told to leave it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 def _one_cpu_device_per_core() -> None:
     """Let XLA use every core: trajectories are sharded over devices, and a CPU is one by default.
 

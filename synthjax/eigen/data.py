@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from scipy.special import ndtri
 
+from synthjax import host
 from synthjax.eigen.tokens import BOS, EOS, PAD, Encoding
 
 Host = np.ndarray
@@ -129,7 +130,7 @@ class Matrices:
 
 def _uniforms(key: Key[Array, ""], indices: Int[Host, " n"], count: int) -> Float[Host, "n count"]:
     """Float32 in [0, 1), from a key for each index; made on the CPU, where what follows is done."""
-    with jax.threefry_partitionable(False), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.threefry_partitionable(False), jax.default_device(host()):
         return np.asarray(_drawn(key, indices, count))
 
 

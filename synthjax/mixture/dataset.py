@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
+from synthjax import host
 from synthjax.mixture import evolution
 from synthjax.mixture.data import Numbers
 from synthjax.mixture.plan import groups
@@ -182,7 +183,7 @@ def theory(spec: Spec) -> Limit:
                 for column, number in zip(rows.T, group.numbers, strict=True)
             )
         )
-        with jax.default_device(_host()):
+        with jax.default_device(host()):
             found = _population(_built_in(dict(kinds)), spec.generations, d, numbers)
         accuracy[where], p_star[where] = (np.asarray(leaf)[back.ravel()] for leaf in found)
     return Limit(accuracy, p_star, "; ".join(missing), evolved, not_evolved)
@@ -207,7 +208,7 @@ def evolve(
         # A power of two of points, so that one program serves many sweeps.
         padded = np.minimum(np.arange(max(16, 1 << (points - 1).bit_length())), points - 1)
         numbers = (np.broadcast_to(number, points)[padded] for number in group.numbers)
-        with jax.default_device(_host()):
+        with jax.default_device(host()):
             found = _evolution(
                 _built_in(group.kinds), spec.generations, Numbers(*numbers), group.static.d
             )
@@ -237,7 +238,7 @@ def required(
 
     found = np.zeros((len(ns), len(targets)), np.float32)
     try:
-        with jax.default_device(_host()):
+        with jax.default_device(host()):
             for row, n in zip(found, ns, strict=True):
                 row[:] = angles(np.float32(n))
                 done(1)
@@ -268,14 +269,6 @@ def _evolution(
     """`evolution` of every point, one at a time: each stops where it has converged."""
     call = functools.partial(evolution.evolution, **dict(kinds), generations=generations, d=d)
     return jax.lax.map(lambda point: call(**point._asdict()), numbers)
-
-
-def _host() -> jax.Device:
-    """The CPU, which small work in long loops is for, unless JAX was told to leave it out."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return jax.local_devices()[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

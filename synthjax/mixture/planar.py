@@ -24,7 +24,7 @@ from synthjax.mixture.signed import ROUNDING
 RAYS = {1: 40, 2: 24, 3: 16}  # between two edges, by the parts of a half-plane
 RADII, REACH = 24, 7.0
 ACROSS = 22  # nodes along a coordinate, between two jumps
-SURE = 36.0  # log-odds
+SURE = 36.0  # log-odds at which a guess is certain
 _BRACKET = 30  # halvings of a threshold's bracket
 
 Vector = Float[Array, "3"]
@@ -69,11 +69,12 @@ def kept(
     axes = _axes(truth if flips else w / size, v if classifier else truth)
     along_truth, along_v = axes @ truth, axes @ v
     ranks = pruned and verifier in ("margin", "self")
-    scored = along_v[:2] if verifier == "margin" else jnp.array([1.0, 0.0])
-
-    # Past these distances from the line x·w = 0 a logistic generator's guess is certain.
-    layer = SURE * numbers.temperature / size
-    levels = [-layer, 0.0, layer] if logistic else [0.0]
+    along_w = jnp.array([1.0, 0.0])
+    scored = along_v[:2] if verifier == "margin" else along_w
+    levels = [0.0]
+    if logistic:  # guesses are certain where x·w is further from 0
+        layer = SURE * numbers.temperature / size
+        levels = [-layer, 0.0, layer]
     normals = []  # of the lines on which a factor jumps, besides the first axis
     if classifier and not ranks:
         normals.append(along_v[:2])
@@ -117,8 +118,7 @@ def kept(
 
     def above(threshold):
         """All guesses of a higher score."""
-        along = jnp.array([1.0, 0.0])
-        cuts = [(along, level) for level in levels] + [(normal, 0.0) for normal in normals]
+        cuts = [(along_w, level) for level in levels] + [(normal, 0.0) for normal in normals]
         return flat(
             *jax.vmap(lambda centre: _strip(threshold, scored, levels, cuts, centre))(centres)
         )
@@ -134,9 +134,8 @@ def kept(
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     if logistic:  # by the lines on which all guesses are as certain
-        everywhere, along = -REACH - numbers.signal, jnp.array([1.0, 0.0])
-        cuts = [(normal, 0.0) for normal in normals]
-        nodes = jax.vmap(lambda centre: _strip(everywhere, along, levels, cuts, centre))(centres)
+        everywhere, cuts = -REACH - numbers.signal, [(normal, 0.0) for normal in normals]
+        nodes = jax.vmap(lambda centre: _strip(everywhere, along_w, levels, cuts, centre))(centres)
     else:
         nodes = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(centres, splits)
     points, weights = flat(*nodes)

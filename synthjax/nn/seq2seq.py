@@ -207,9 +207,11 @@ class Layer(nnx.Module):
         return self._rest(x, memory, there), kept
 
     def _rest(self, x, memory, there):
+        def attend(x):
+            return self.told(_attended(self._heads(self.ask(x)), *memory, there))
+
         if memory is not None:
-            ask = lambda x: self.told(_attended(self._heads(self.ask(x)), *memory, there))  # noqa: E731
-            x = self._residual(1, ask, x)
+            x = self._residual(1, attend, x)
         activation = ACTIVATIONS[self.a.activation]
         return self._residual(-1, lambda x: self.down(activation(self.up(x))), x)
 
