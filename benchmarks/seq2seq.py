@@ -90,9 +90,10 @@ def training(results: Results, alone) -> None:
     target = target_ids(examples.values, examples.sizes, encoding)
     for width in (128, 256):
         a = architecture(width, encoding)
-        trainer = train.trainer(seq2seq.build(a), train.Schedule(steps=10**6), PAD)
+        model = seq2seq.build(a)
+        trainer = train.trainer(model, train.Schedule(steps=10**6), PAD)
         batch = spread(train.Batch(source, target), rows=True)
-        state = spread(trainer.begin(jax.random.key(0)), rows=False)
+        state = spread(trainer.begin(model.init(jax.random.key(0))), rows=False)
 
         def ours():
             nonlocal state

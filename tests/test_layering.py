@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 # A room imports only itself and the rooms of earlier lines, not the others of its own line.
 LAYERS = (
-    ("protocol", "io"),
+    ("io",),
+    ("protocol",),
     ("mixture", "nn"),
     ("eigen", "summarize"),
     ("scaling",),
@@ -19,7 +20,11 @@ LAYERS = (
     ("launch",),
 )
 # The rest of such a room is pure: it imports neither io nor the entry, which does.
-ENTRIES = {"mixture": "synthjax.mixture.sweep"}
+ENTRIES = {
+    "protocol": "synthjax.protocol.loop",
+    "mixture": "synthjax.mixture.sweep",
+    "eigen": "synthjax.eigen.sweep",
+}
 PURE = ("nn",)  # all of it
 # Who may import these packages.
 OUTSIDERS = {"orbax": ("synthjax.io.checkpoint",), "torch": (), "sklearn": ()}

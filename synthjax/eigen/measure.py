@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 Host = np.ndarray
 TOLERANCES = (0.05, 0.02, 0.01, 0.005)
+DECODINGS = ("greedy", "oracle_of_k", "logprob_of_k")
 
 
 class Errors(NamedTuple):
@@ -36,18 +37,20 @@ def errors(
         )
 
 
-def accuracies(
-    error: Float[Host, "n k"], log_prob: Float[Host, "n k"], tolerance: float
-) -> dict[str, float]:
-    """Shares of n matrices of whose k guesses, the most probable first, the right one is right.
+def right(
+    greedy: Float[Host, " n"],
+    error: Float[Host, "n k"],
+    log_prob: Float[Host, "n k"],
+    tolerance: float,
+) -> dict[str, Bool[Host, " n"]]:
+    """Which of n matrices are answered rightly, by how the answer is decoded.
 
-    `greedy`: the first. `oracle_of_k`: any of them. `logprob_of_k`: the most probable of them, by
-    the log-probability of the whole answer. `error` is `Errors.l1`.
+    `greedy`: the greedy answer. `oracle_of_k`: any of k guesses. `logprob_of_k`: the most probable
+    of them, by the log-probability of the whole answer. Errors are `Errors.l1`.
     """
-    right = error < tolerance
     best = np.argmax(log_prob, 1)
     return {
-        "greedy": float(right[:, 0].mean()),
-        "oracle_of_k": float(right.any(1).mean()),
-        "logprob_of_k": float(right[np.arange(len(right)), best].mean()),
+        "greedy": greedy < tolerance,
+        "oracle_of_k": (error < tolerance).any(1),
+        "logprob_of_k": error[np.arange(len(error)), best] < tolerance,
     }

@@ -150,6 +150,25 @@ class Checkpoints:
                 )
         return tree
 
+    def shapes(self, step: int) -> Any:
+        """What a step holds, to make a target of for `restore`.
+
+        A tree of dicts, in which arrays are jax.ShapeDtypeStruct without a sharding and strings are
+        empty. Raises CheckpointError as `restore` does.
+        """
+        self.wait()
+        path = self._path(step)
+        if flaw := self._flaw(step):
+            raise CheckpointError(flaw)
+        with _orbax() as orbax:
+            tree = orbax.metadata(path).item_metadata.tree
+        return jax.tree.map(
+            lambda leaf: (
+                jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else ""
+            ),
+            tree,
+        )
+
     def delete(self, step: int) -> None:
         """Removes a step, whole or not, so that it can be saved again."""
         self.wait()

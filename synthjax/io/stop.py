@@ -4,6 +4,10 @@ import signal
 import threading
 
 
+class Stopped(Exception):
+    """The run was asked to stop; what it computed is saved, and running it again goes on."""
+
+
 class GracefulStop:
     """Turns SIGTERM, and the first Ctrl-C, into a request that the run's loop looks at.
 

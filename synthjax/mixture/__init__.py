@@ -4,10 +4,11 @@
 satisfies `Generator`, `Verifier` or `Learner`.
 """
 
+from synthjax.io.stop import Stopped
 from synthjax.mixture.data import Examples, Generator, Numbers, Sample
 from synthjax.mixture.learn import Fit, Learner
 from synthjax.mixture.spec import Spec, register
-from synthjax.mixture.sweep import Stopped, estimate, run
+from synthjax.mixture.sweep import estimate, run
 from synthjax.mixture.verify import Verifier
 
 __all__ = [

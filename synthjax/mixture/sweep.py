@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
 from synthjax.io.results import write
-from synthjax.io.stop import GracefulStop
+from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.mixture import dataset, plan
 from synthjax.mixture.covariance import dense, rotation
@@ -28,10 +28,6 @@ from synthjax.protocol.spec import to_json
 # Compiled programs to hold at one time: on a CPU each maps some 450 regions of memory, of which
 # Linux allows a process 65,530.
 PROGRAMS = 64
-
-
-class Stopped(Exception):
-    """The run was asked to stop; what it computed is saved, and running it again goes on."""
 
 
 def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:

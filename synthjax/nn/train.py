@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 from optax.transforms import apply_if_finite
 
 from synthjax.nn.bind import Model, Params
@@ -70,13 +70,13 @@ class Metrics(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """`begin(key)` makes a State; `step(state, batch)` gives the next and the step's Metrics.
+    """`begin(params)` makes a State; `step(state, batch)` gives the next and the step's Metrics.
 
     `step` is jitted and donates the state. Batches and state stay on the devices that they are on:
     with a batch sharded by rows over a mesh, the gradient is that of the whole batch.
     """
 
-    begin: Callable[[Key[Array, ""]], State]
+    begin: Callable[[Params], State]
     step: Callable[[State, Batch], tuple[State, Metrics]]
 
 
@@ -107,8 +107,8 @@ def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
         max_consecutive_errors=2**31 - 1,
     )
 
-    def begin(key):
-        params = model.init(key)
+    def begin(params):
+        params = jax.tree.map(jnp.copy, params)  # a step donates what it is given
         average = jax.tree.map(jnp.copy, params) if schedule.average else None
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), average)
 

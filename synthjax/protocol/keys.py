@@ -27,6 +27,7 @@ class Stream(enum.IntEnum):
     SELECT = 4
     SUBSAMPLE = 5
     LEARN = 6
+    TEST = 7
 
 
 def key(

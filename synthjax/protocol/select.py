@@ -44,6 +44,13 @@ def best_of_k(
     return ((jnp.arange(k)[:, None] == chosen) & valid).astype(jnp.float32)
 
 
+def random(
+    key: Key[Array, ""], scores: Scores, valid: Bool[Array, "k n"], keep: Float[Array, ""]
+) -> Float[Array, "k n"]:
+    """Keep the fraction `keep` of the guesses by chance, whatever their scores. Expects k = 1."""
+    return prune(key, jnp.zeros_like(scores), valid, keep)
+
+
 SELECTIONS = {
     "prune": Kind(prune, (), "keep every guess that the verifier keeps"),
     "best_of_k": Kind(best_of_k, ("k",), "of k guesses for each example keep the best-scored"),

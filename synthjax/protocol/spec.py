@@ -83,6 +83,8 @@ def rule_of(field: dataclasses.Field) -> str:
         return "must be a known kind"
     if field.type is bool:
         return "must be True or False"
+    if field.type is str:
+        return "must be a text"
     word = "an integer" if field.type is int else "a finite number"
     bounds = [("> " if meta["low_open"] else ">= ") + f"{meta['low']:.10g}"]
     bounds += [f"<= {meta['high']:.10g}"] * math.isfinite(meta["high"])
@@ -133,6 +135,10 @@ def check_value(field: dataclasses.Field, path: str, value: Any) -> Any:
         return str(value)
     if field.type is bool:
         if not isinstance(value, bool):
+            raise SpecError(path, value, rule_of(field))
+        return value
+    if field.type is str:
+        if not isinstance(value, str):
             raise SpecError(path, value, rule_of(field))
         return value
     wanted = numbers.Integral if field.type is int else numbers.Real

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.eigen.measure import accuracies, errors
+from synthjax.eigen.measure import DECODINGS, errors, right
 
 TRUE = np.array([[4.0, 1.0, -5.0]])
 
@@ -31,10 +31,14 @@ def test_guesses_of_one_matrix_share_its_spectrum():
     np.testing.assert_allclose(found.l1, [[0.01, 0.02]])
 
 
-def test_accuracies():
+def test_right_answers():
     """Four matrices, two guesses: right first, right second, right and more probable, never."""
+    greedy = np.array([0.5, 0.001, 0.5, 0.011])
     error = np.array([[0.001, 0.5], [0.5, 0.001], [0.5, 0.009], [0.011, np.inf]])
     log_prob = np.array([[-1.0, -2.0], [-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0]])
-    found = accuracies(error, log_prob, 0.01)
-    assert found == {"greedy": 0.25, "oracle_of_k": 0.75, "logprob_of_k": 0.5}
-    assert accuracies(error, log_prob, 0.02)["greedy"] == 0.5
+    found = right(greedy, error, log_prob, 0.01)
+    assert tuple(found) == DECODINGS
+    assert found["greedy"].tolist() == [False, True, False, False]
+    assert found["oracle_of_k"].tolist() == [True, True, True, False]
+    assert found["logprob_of_k"].tolist() == [True, False, True, False]
+    assert right(greedy, error, log_prob, 0.02)["greedy"].sum() == 2

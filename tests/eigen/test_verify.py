@@ -10,7 +10,7 @@ from synthjax.eigen.verify import VERIFIERS, Guessed, Numbers, residuals
 from synthjax.protocol.keys import Stream, key
 
 KEY = key(0, Stream.VERIFY, 0, 1)
-NUMBERS = Numbers(phi=0.8, psi=0.3, residual_tolerance=0.01)
+NUMBERS = Numbers(phi=0.8, psi=0.3, verifier_tolerance=0.01, residual_tolerance=0.01)
 
 
 def guesses(n=4000, k=3, seed=0, scale=0.02):
@@ -21,10 +21,18 @@ def guesses(n=4000, k=3, seed=0, scale=0.02):
     values = examples.values[:, None] * (1 + sizes * rng.normal(size=(n, k, 5)))
     formed = rng.random((n, k)) > 0.1
     values[~formed] = np.nan
-    right = errors(values, formed, examples.values[:, None]).l1 < 0.01
+    error = errors(values, formed, examples.values[:, None]).l1
+    other_error = np.where(formed, rng.exponential(0.01, (n, k)), np.inf)
     trace = np.trace(examples.matrices, axis1=1, axis2=2)
     norm = np.linalg.norm(examples.matrices, axis=(1, 2))
-    return Guessed(values, formed, rng.normal(size=(n, k)), right, trace, norm)
+    log_prob, other_log_prob = rng.normal(size=(2, n, k))
+    return Guessed(
+        values, formed, log_prob, error, examples.sizes, trace, norm, other_log_prob, other_error
+    )
+
+
+def right(given):
+    return given.error < NUMBERS.verifier_tolerance
 
 
 @pytest.mark.parametrize("name", VERIFIERS)
@@ -43,7 +51,7 @@ def test_contract(name):
         changed = NUMBERS._replace(**{field: getattr(NUMBERS, field) / 2})
         moved = (kind.call(KEY, changed, given) != scores).any()
         assert moved == (field in kind.reads), field
-    blind = given._replace(right=~given.right)
+    blind = given._replace(error=0.03 - given.error)
     looks = (kind.call(KEY, NUMBERS, blind) != scores).any()
     assert looks == (name in ("oracle", "noisy"))
 
@@ -51,11 +59,12 @@ def test_contract(name):
 def test_noisy_keeps_at_its_rates():
     given = guesses()
     kept = VERIFIERS["noisy"].call(KEY, NUMBERS, given)
-    for right, rate in ((True, 0.8), (False, 0.3)):
-        count = (given.right == right).sum()
-        assert abs(kept[given.right == right].mean() - rate) < 5 * 0.5 / np.sqrt(count)
-    sure = VERIFIERS["noisy"].call(KEY, Numbers(phi=1.0, psi=0.0), given)
-    np.testing.assert_array_equal(sure, given.right)
+    for truth, rate in ((True, 0.8), (False, 0.3)):
+        of = right(given) == truth
+        count = of.sum()
+        assert abs(kept[of].mean() - rate) < 5 * 0.5 / np.sqrt(count)
+    sure = VERIFIERS["noisy"].call(KEY, NUMBERS._replace(phi=1.0, psi=0.0), given)
+    np.testing.assert_array_equal(sure, right(given))
 
 
 def test_residual_of_the_truth_is_0_and_of_another_spectrum_is_not():
@@ -75,14 +84,14 @@ def test_residual_is_a_verifier_worth_having():
     """
     given = guesses(scale=0.06)
     kept = VERIFIERS["residual"].call(KEY, NUMBERS._replace(residual_tolerance=0.003), given) > 0
-    assert given.right.mean() < 0.5
-    assert given.right[kept].mean() > 0.8 and kept[given.right].mean() > 0.6
+    assert right(given).mean() < 0.5
+    assert right(given)[kept].mean() > 0.8 and kept[right(given)].mean() > 0.6
 
 
 def test_ranking_verifiers_rank():
     given = guesses(scale=0.06)
     ranked = VERIFIERS["ranked_residual"].call(KEY, NUMBERS, given)
     top = ranked >= np.quantile(ranked, 0.8)
-    assert given.right[top].mean() > 2 * given.right.mean()
+    assert right(given)[top].mean() > 2 * right(given).mean()
     assert np.isneginf(ranked[~given.formed]).all()
     np.testing.assert_array_equal(VERIFIERS["self"].call(KEY, NUMBERS, given), given.log_prob)

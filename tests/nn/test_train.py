@@ -15,6 +15,7 @@ from synthjax.nn.train import Batch, Schedule
 from synthjax.protocol.keys import Stream, key
 
 SMALL = seq2seq.Architecture(11, 7, 6, width=16, heads=2, encoder_layers=1, decoder_layers=1)
+PARAMS = seq2seq.build(SMALL).init(jax.random.key(0))
 SCHEDULE = Schedule(steps=10, warmup=2, learning_rate=0.01)
 
 
@@ -32,7 +33,7 @@ def trainer_of(**changes):
 
 
 def run(trainer, batches, place=lambda state: state):
-    begun = place(trainer.begin(jax.random.key(0)))
+    begun = place(trainer.begin(PARAMS))
     states, metrics = zip(*train.steps(trainer, begun, batches), strict=True)
     return states[-1], metrics[1:]
 
@@ -52,7 +53,7 @@ def assert_same_model(a, b):
 def test_a_step_is_adamw_on_the_mean_loss_of_the_tokens():
     """Written out: cross-entropy by hand, clipping, Adam's first step, decay of matrices alone."""
     trainer, batch = trainer_of(warmup=0, clip=0.1, weight_decay=0.3), batch_of()
-    model, begun = seq2seq.build(SMALL), trainer.begin(jax.random.key(0))
+    model, begun = seq2seq.build(SMALL), trainer.begin(PARAMS)
     params = jax.tree.map(jnp.copy, begun.params)
 
     def loss(params):
@@ -132,7 +133,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
         batch._replace(source=batch.source.at[0, 0].set(3)) for batch in map(batch_of, range(2))
     ]
     bad = good[1]._replace(source=good[1].source.at[0, 0].set(10))
-    state, _ = trainer.step(trainer.begin(jax.random.key(0)), good[0])
+    state, _ = trainer.step(trainer.begin(PARAMS), good[0])
     kept = jax.tree.map(np.array, state)
     state, metrics = trainer.step(state, bad)
     assert (int(metrics.skipped), int(state.step)) == (1, 2) and not np.isfinite(metrics.gradient)
@@ -149,7 +150,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
 
 def test_the_moving_average():
     trainer = trainer_of(average=0.75)
-    state = trainer.begin(jax.random.key(0))
+    state = trainer.begin(PARAMS)
     expected = jax.tree.map(np.array, state.params)
     for seed in range(3):
         state, _ = trainer.step(state, batch_of(seed))
@@ -161,7 +162,7 @@ def test_the_moving_average():
 
 def test_metrics_come_one_step_late():
     trainer = trainer_of()
-    seen = list(train.steps(trainer, trainer.begin(jax.random.key(0)), [batch_of(0), batch_of(1)]))
+    seen = list(train.steps(trainer, trainer.begin(PARAMS), [batch_of(0), batch_of(1)]))
     assert [metrics is None for _, metrics in seen] == [True, False, False]
 
 

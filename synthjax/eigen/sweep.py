@@ -1,0 +1,177 @@
+"""The run of a spec: every element of its sweep, and the models that come in and go out."""
+
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import xarray as xr
+from jax.sharding import Mesh
+
+from synthjax.eigen import dataset, model
+from synthjax.eigen.model import Language, language_of
+from synthjax.eigen.spec import FIRST, Spec, elements, read_by
+from synthjax.eigen.task import EigenTask
+from synthjax.io import tensors
+from synthjax.io.results import write
+from synthjax.io.tensors import ModelError
+from synthjax.io.workdir import Workdir
+from synthjax.nn import sharding
+from synthjax.nn.bind import Params
+from synthjax.nn.seq2seq import Architecture
+from synthjax.protocol import loop
+from synthjax.protocol.loop import Element
+from synthjax.protocol.spec import SpecError, to_json
+
+FREE = ("save_steps", "log_steps")  # what may change in a workdir
+
+
+def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
+    """Run every element of `spec`, generation after generation, and return the labelled results.
+
+    With `workdir` every generation is saved (Orbax, under `checkpoints/`), a run that was
+    interrupted goes on where it was, and `spec.json`, `metrics.jsonl`, `tb/` (TensorBoard),
+    `models/` (safetensors) and `results.nc` are written there. A workdir accepts a spec with more
+    generations or further values of axes than it was begun with, and computes what is new. Raises
+    SpecError, WorkdirError, CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
+    """
+    mesh = sharding.mesh()
+    _check_devices(spec, mesh)
+    others = _models(spec)  # refuses before anything is written
+    if workdir is None:
+        with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
+            return run(spec, folder)
+    place = Workdir(
+        workdir,
+        json.loads(to_json(spec)),
+        free=FREE,
+        goes_on=_goes_on,
+    )
+    points = elements(spec)
+    names = [name_of(point, spec.sweep) for point in points]
+    under_way = [
+        Element(name, EigenTask(point, mesh, others), first_of(point, spec.sweep))
+        for name, point in dict(zip(names, points, strict=True)).items()
+    ]
+    records = {}
+    settings = loop.Settings(spec.save_steps, spec.log_steps)
+    for element, found, first, last in loop.run(under_way, place.path, settings):
+        records[element.name] = found
+        for name, params in ((element.first, first), (element.name, last)):
+            if not (place.path / "models" / name).exists() or name == element.name:
+                _export(place.path / "models" / name, element.task.language, params)
+    results = dataset.to_dataset(spec, [records[name] for name in names])
+    write(results, place.path / "results.nc")
+    return results
+
+
+def estimate(spec: Spec) -> str:
+    """In words, before anything runs: how large the models are, and how much they learn and guess.
+
+    Raises SpecError where a batch does not fit the devices; ModelError where a folder is no model.
+    """
+    mesh = sharding.mesh()
+    _check_devices(spec, mesh)
+    _models(spec)
+    points = {name_of(point, spec.sweep): point for point in elements(spec)}
+    firsts = {first_of(point, spec.sweep): point for point in points.values()}
+    sizes = sorted({model.build(language_of(point)).size for point in points.values()})
+    steps = sum(point.steps * (point.initial == "real") for point in firsts.values())
+    steps += sum(point.generations * point.generation_steps for point in points.values())
+    guesses = sum(point.generations * point.n * point.k for point in points.values())
+    devices = mesh.devices.flat
+    return (
+        f"{len(points)} elements x {spec.generations} generations, first generators: "
+        f"{len(firsts)}, parameters: {', '.join(f'{size:,}' for size in sizes)}; "
+        f"{steps:,} training steps and {guesses:,} guesses in all, "
+        f"on {len(devices)} x {devices[0].device_kind}"
+    )
+
+
+def name_of(point: Spec, swept: Sequence[str]) -> str:
+    """The name of a sweep's point: what is swept and what it reads of that."""
+    return _named("run", point, [name for name in swept if name in read_by(point)])
+
+
+def first_of(point: Spec, swept: Sequence[str]) -> str:
+    """The name of a point's first generator, which points share that agree in what makes it."""
+    read = read_by(point)
+    own = _named("", point, [name for name in swept if name in FIRST and name in read])
+    return f"first,{own}" if own else "first"
+
+
+def _named(rest: str, point: Spec, names: Sequence[str]) -> str:
+    text = ",".join(f"{name}={getattr(point, name)}" for name in names)
+    return re.sub(r"[^\w.,=+-]", "_", text) or rest
+
+
+def _check_devices(spec: Spec, mesh: Mesh) -> None:
+    for point in elements(spec):
+        if point.batch % (mesh.size * point.accumulate):
+            swept = "batch" in spec.sweep
+            raise SpecError(
+                "sweep.batch" if swept else "batch",
+                spec.sweep["batch"] if swept else point.batch,
+                f"must be a multiple of the {mesh.size} devices times accumulate, which is "
+                f"{point.accumulate}",
+            )
+
+
+def _goes_on(new: Mapping, begun: Mapping) -> bool:
+    """Whether a spec has all of another's axes and values, and as many generations."""
+    new, begun = dict(new), dict(begun)
+    axes, fewer = new.pop("sweep", {}), begun.pop("sweep", {})
+    longer = new.pop("generations", 0) >= begun.pop("generations", 0)
+    new, begun = ({k: v for k, v in spec.items() if k not in FREE} for spec in (new, begun))
+    inside = axes.keys() == fewer.keys() and all(set(fewer[n]) <= set(axes[n]) for n in axes)
+    return new == begun and longer and inside
+
+
+def _export(folder: Path, language: Language, params: Params) -> None:
+    config = language._asdict() | {"architecture": dataclasses.asdict(language.architecture)}
+    tensors.write(folder, jax.device_get(params), config)
+
+
+def load(folder: str | os.PathLike) -> tuple[Language, Params]:
+    """A model that a run wrote into its `models/`. Raises ModelError where it is none."""
+    params, config = tensors.read(folder)
+    try:
+        architecture = Architecture(**config.pop("architecture"))
+        language = Language(**config, architecture=architecture)
+        shapes = model.build(language).shapes
+        model.numbers(language)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder}/{tensors.CONFIG}: is of no model of ours ({error})") from None
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
+    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes)
+    if found != wanted:
+        raise ModelError(
+            f"{folder}/{tensors.TENSORS}: does not hold the tensors that {tensors.CONFIG} asks for"
+        )
+    return language, params
+
+
+def _models(spec: Spec) -> dict[str, tuple[Language, Params]]:
+    """Every model that some element reads, by its folder."""
+    found = {}
+    for point in elements(spec):
+        read = read_by(point)
+        for field in ("verifier_model", "generator_model"):
+            folder = getattr(point, field)
+            if field in read and folder not in found:
+                found[folder] = load(folder)
+        if "generator_model" in read:
+            theirs, ours = found[point.generator_model][0], language_of(point)
+            for name, value in {**theirs._asdict(), **vars(theirs.architecture)}.items():
+                own = {**ours._asdict(), **vars(ours.architecture)}[name]
+                if name not in ("precision", "architecture") and value != own:
+                    raise SpecError(
+                        "generator_model",
+                        point.generator_model,
+                        f"has {name}={value!r}, and this spec {own!r}",
+                    )
+    return found

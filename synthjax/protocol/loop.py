@@ -1,0 +1,382 @@
+"""The host loop over generations: generate, verify, select, pool, learn, measure, save.
+
+A task supplies the steps (`Task`); the loop owns their order, checkpoints, resumption, progress and
+a clean stop. In a run's folder `checkpoints/` each of these is a series of Orbax steps:
+
+    first…/0            the first generator, which elements of a sweep may share
+    ELEMENT/t           generation t: training state, selected set, record; of t = 0 the record
+    …/guesses           the generation under way: guesses, by how many batches are done
+    …/learning          and its training state, by how many steps are done
+
+What came of a generator carries that generator's digest and counts only with it: a guess, a
+training state or a generation of another one is computed again. Random numbers come from the seed
+and from what they are for (`protocol.keys`), a batch from its number: nothing else could get lost.
+"""
+
+import contextlib
+import hashlib
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from synthjax.io.checkpoint import Checkpoints
+from synthjax.io.log import Metrics, Progress
+from synthjax.io.stop import GracefulStop, Stopped
+from synthjax.io.watchdog import Watchdog
+from synthjax.protocol.training_set import Rows, Source, TrainingSet
+
+Params = Any  # a pytree of device arrays
+State = Any  # what training goes on from, another
+Arrays = dict[str, np.ndarray]
+Record = dict[str, np.ndarray]
+GUESSES_EVERY = 60.0  # seconds of generating between two saves
+NOTHING_KEPT = 3  # the status of a generation that had nothing to train on
+
+
+class Task(Protocol):
+    """The steps of one element of a sweep; t is a generation, 0 the first generator.
+
+    Index t belongs to model t and to what trained it: generation t's guesses are model t − 1's.
+    """
+
+    generations: int
+
+    def parts(self, t: int) -> int:
+        """In how many batches the guesses of generation t are made."""
+
+    def guess(self, t: int, params: Params, part: int) -> Arrays:
+        """Generate and verify a batch: arrays with a leading axis, one name for each."""
+
+    def select(self, t: int, guesses: Arrays) -> tuple[Arrays, Record]:
+        """What is kept of all guesses, with a leading axis, and what was measured of them."""
+
+    def kept(self, t: int, selected: Arrays) -> Source:
+        """The selected guesses of generation t as training examples."""
+
+    def pool(self, t: int, kept: Source | None, past: Sequence[Source]) -> TrainingSet:
+        """What model t is trained on, for t = 0 real examples.
+
+        `kept` is this generation's, `past` that of generations 1 to t − 1; None or left out where
+        nothing was.
+        """
+
+    def steps(self, t: int) -> int:
+        """How many steps model t is trained."""
+
+    def begin(self, t: int, params: Params | None) -> State:
+        """The state from which model t is trained, given model t − 1, which stays as it is."""
+
+    def batches(self, t: int, data: TrainingSet, first: int) -> Iterator[Rows]:
+        """Training batches from number `first` on, on the host."""
+
+    def learn(self, t: int, state: State, batches: Iterator[Rows]) -> Iterator[tuple[State, Any]]:
+        """After each batch the state, and the metrics of the step before, as `nn.train.steps`."""
+
+    def abstract(self, t: int) -> State:
+        """Shapes, dtypes and shardings of a state."""
+
+    def params(self, state: State) -> Params:
+        """The model that guesses and is measured."""
+
+    def measure(self, t: int, params: Params) -> Record:
+        """How good model t is."""
+
+    def words(self, record: Record) -> str:
+        """A record in a line."""
+
+    def lower(self, phase: str) -> str:
+        """Which fields to change where memory is short while learning, generating or measuring."""
+
+
+class Element(NamedTuple):
+    """A point of a sweep: its name, its task, and the name of its first generator."""
+
+    name: str
+    task: Task
+    first: str
+
+
+class Settings(NamedTuple):
+    """Training steps between two checkpoints, and between two lines of metrics."""
+
+    save_steps: int
+    log_steps: int
+
+
+class OutOfMemory(RuntimeError):
+    """Memory does not suffice; one line, which says what to lower."""
+
+
+def run(
+    elements: Sequence[Element], folder: Path, settings: Settings
+) -> Iterator[tuple[Element, list[Record], Params, Params]]:
+    """Each element, its records of generations 0 to T, and its first and last model.
+
+    Goes on where an earlier run in the folder ended. Raises Stopped after a SIGTERM, once what is
+    under way is saved; CheckpointError, WorkdirError, OutOfMemory.
+    """
+    with GracefulStop() as stop, Metrics(folder / "metrics.jsonl") as metrics:
+        for i, element in enumerate(elements):
+            under_way = _Element(element, folder, settings, stop, metrics)
+            try:
+                yield element, *under_way.run()
+            except Stopped as stopped:
+                done = f"{i} of {len(elements)} elements are done, " if len(elements) > 1 else ""
+                raise Stopped(f"{done}{stopped}; all of it is saved") from None
+
+
+def digest(params: Params) -> str:
+    """SHA-256 of a model's every number and name."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        found.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        found.update(np.ascontiguousarray(leaf).data)
+    return found.hexdigest()
+
+
+class _Element:
+    """An element under way."""
+
+    def __init__(self, element: Element, folder: Path, settings, stop, metrics):
+        self.name, self.task, self.first = element
+        self.folder, self.settings = folder, settings
+        self.stop, self.metrics = stop, metrics
+
+    def run(self) -> tuple[list[Record], Params, Params]:
+        """Records of all generations, and the first and last model."""
+        first = params = self._first()
+        records, kept = [], []
+        with Checkpoints(self._place(self.name)) as checkpoints:
+            whole = checkpoints.steps()
+            for t in range(self.task.generations + 1):
+                of = digest(params)
+                saved = self._saved(checkpoints, t, of) if t in whole else None
+                if saved is None:
+                    saved = self._generation(checkpoints, t, params, of, kept)
+                if t > 0:
+                    params = self.task.params(saved["state"])
+                    if "selected" in saved:
+                        kept.append(self.task.kept(t, saved["selected"]))
+                records.append(saved["record"])
+        return records, first, params
+
+    def _first(self) -> Params:
+        """The first generator, which another element may have trained."""
+        with Checkpoints(self._place(self.first)) as checkpoints:
+            saved = self._saved(checkpoints, 0, "") if checkpoints.steps() else None
+            if saved is None:
+                data = self.task.pool(0, None, ())
+                saved = {"state": self._learn(self.first, 0, "", data, None), "generator": ""}
+                self._seal(checkpoints, self.first, 0, saved)
+        return self.task.params(saved["state"])
+
+    def _generation(self, checkpoints: Checkpoints, t: int, params, of: str, kept) -> dict:
+        """Compute generation t from model t − 1, with the digest `of`, and save it."""
+        task, saved = self.task, {"generator": of}
+        if t == 0:
+            record = {"status": np.asarray(0)}
+        else:
+            selected, record = task.select(t, self._guesses(t, params, of))
+            source = None
+            if len(next(iter(selected.values()))):
+                source, saved["selected"] = task.kept(t, selected), selected
+            data = task.pool(t, source, kept)
+            record["examples"] = np.asarray(len(data))
+            if len(data):
+                saved["state"] = self._learn(self.name, t, of, data, params)
+            else:  # model t − 1 stays
+                saved["state"] = self._before(checkpoints, t)
+            record["status"] = np.asarray(0 if len(data) else NOTHING_KEPT)
+            params = task.params(saved["state"])
+        self._halt(f"{self.name}: generation {t} is trained")
+        with self._phase("measuring", t):
+            saved["record"] = record | task.measure(t, params)
+        self._seal(checkpoints, self.name, t, saved)
+        line = {name: value.tolist() for name, value in saved["record"].items()}
+        self.metrics.write(element=self.name, generation=t, **line)
+        print(f"{self.name}, generation {t}: {task.words(saved['record'])}", flush=True)
+        if t < task.generations:
+            self._halt(f"{self.name}: generation {t} of {task.generations} is done")
+        return saved
+
+    def _guesses(self, t: int, params: Params, of: str) -> Arrays:
+        """All guesses of generation t, those that an earlier run saved among them."""
+        count, tag = self.task.parts(t), f"{t} {of}"
+        found: dict[int, Arrays] = {}  # the arrays of batches from `key` on
+        todo = set(range(count))
+        with (
+            Checkpoints(self._place(self.name, "guesses")) as checkpoints,
+            self._phase("generating", t),
+        ):
+            for step in checkpoints.steps():
+                saved = checkpoints.restore(step)
+                if saved.pop("generator") != tag:
+                    checkpoints.delete(step)
+                    continue
+                first = int(saved.pop("first"))
+                found[first] = saved
+                todo -= set(range(first, step))
+            unit = f"batches of guesses ({self.name}, generation {t})"
+            fresh: list[Arrays] = []
+            with Progress(unit, count, count - len(todo)) as progress, Watchdog() as watchdog:
+                began = time.monotonic()
+                for part in sorted(todo):
+                    fresh.append(self.task.guess(t, params, part))
+                    progress.advance(1)
+                    watchdog.beat()
+                    last = part + 1 not in todo
+                    if last or self.stop.requested or time.monotonic() - began > GUESSES_EVERY:
+                        first, began = part + 1 - len(fresh), time.monotonic()
+                        found[first], fresh = _joined(fresh), []
+                        extra = {"first": np.asarray(first), "generator": tag}
+                        checkpoints.save(part + 1, {**found[first], **extra})
+                    if part + 1 < count:
+                        text = f"{progress.done} of {count} batches of guesses are made"
+                        self._halt(f"{self.name}, generation {t}: {text}", checkpoints)
+        return _joined([found[first] for first in sorted(found)])
+
+    def _learn(self, name: str, t: int, of: str, data: TrainingSet, params) -> State:
+        """Train model t, from where an earlier run left it."""
+        task, total, tag = self.task, self.task.steps(t), f"{t} {of}"
+        label = name if t == 0 else f"{name}, generation {t}"
+        with (
+            Checkpoints(self._place(name, "learning")) as checkpoints,
+            self._phase("learning", t),
+        ):
+            done, state = self._resumed(checkpoints, t, tag)
+            if state is None:
+                state = task.begin(t, params)
+            held, said = checkpoints.steps(), _Learning(self, name, t, done)
+            with said, Progress(f"training steps ({label})", total, done) as progress:
+                steps = task.learn(t, state, task.batches(t, data, done))
+                for step, (reached, metrics) in enumerate(steps, done + 1):
+                    state = reached
+                    if metrics is not None:
+                        said.take(step - 1, metrics, last=step > total)
+                        progress.advance(1)
+                    if step > total:
+                        break
+                    if step % self.settings.save_steps == 0 or step == total or self.stop.requested:
+                        while len(held) > 1:  # the one before stays until this one is sealed
+                            checkpoints.delete(held.pop(0))
+                        checkpoints.save(step, {"state": state, "generator": tag})
+                        held.append(step)
+                    if step < total:
+                        self._halt(f"{label}: {step} of {total} training steps done", checkpoints)
+        return state
+
+    def _resumed(self, checkpoints: Checkpoints, t: int, tag: str) -> tuple[int, State | None]:
+        """The newest state of this generation's training, and after how many steps."""
+        for step in reversed(checkpoints.steps()):
+            target = {"state": self.task.abstract(t), "generator": ""}
+            saved = checkpoints.restore(step, target)
+            if saved["generator"] == tag:
+                return step, saved["state"]
+            checkpoints.delete(step)
+        return 0, None
+
+    def _before(self, checkpoints: Checkpoints, t: int) -> State:
+        """The state of model t − 1, from its checkpoint."""
+        if t > 1:
+            return self._restored(checkpoints, t - 1)["state"]
+        with Checkpoints(self._place(self.first)) as first:
+            return self._restored(first, 0)["state"]
+
+    def _saved(self, checkpoints: Checkpoints, t: int, of: str) -> dict | None:
+        """Generation t, if it came of the generator with that digest."""
+        saved = self._restored(checkpoints, t)
+        if saved["generator"] == of:
+            return saved
+        warnings.warn(
+            f"{self._place(self.name)}/{t}: comes of another generator, and is computed again",
+            stacklevel=2,
+        )
+        checkpoints.delete(t)
+        return None
+
+    def _restored(self, checkpoints: Checkpoints, t: int) -> dict:
+        target = checkpoints.shapes(t)
+        if "state" in target:
+            target["state"] = self.task.abstract(t)
+        return checkpoints.restore(t, target)
+
+    def _seal(self, checkpoints: Checkpoints, name: str, t: int, saved: dict) -> None:
+        """Save a generation, and only then forget what led to it."""
+        checkpoints.save(t, saved)
+        checkpoints.wait()
+        for under_way in ("guesses", "learning"):
+            shutil.rmtree(self._place(name, under_way), ignore_errors=True)
+
+    def _place(self, *names: str) -> Path:
+        return self.folder.joinpath("checkpoints", *names)
+
+    def _halt(self, done: str, checkpoints: Checkpoints | None = None) -> None:
+        """Raise Stopped if that was asked for, once the save under way is sealed."""
+        if self.stop.requested:
+            if checkpoints is not None:
+                checkpoints.wait()
+            raise Stopped(done)
+
+    @contextlib.contextmanager
+    def _phase(self, phase: str, t: int):
+        try:
+            yield
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise OutOfMemory(
+                    f"{self.name}, generation {t}: memory does not suffice for {phase}; "
+                    f"{self.task.lower(phase)}"
+                ) from None
+            raise
+
+
+class _Learning:
+    """What is said of the training of a model: metrics.jsonl, TensorBoard, the watchdog's beat."""
+
+    def __init__(self, element: _Element, name: str, t: int, done: int):
+        self._metrics, self._every = element.metrics, element.settings.log_steps
+        self._about = {"element": name, "generation": t}
+        self._before = sum(map(element.task.steps, range(t)))  # steps of earlier generations
+        self._board = SummaryWriter(
+            str(element.folder / "tb" / name), purge_step=self._before + done
+        )
+        self._watchdog = Watchdog()
+        self._losses: list[float] = []
+
+    def take(self, step: int, metrics: Any, last: bool) -> None:
+        """The metrics of a step; every so often a line, with the mean loss since the last one."""
+        self._losses.append(float(metrics.loss))
+        self._watchdog.beat()
+        if step % self._every == 0 or last:
+            line = {name: float(value) for name, value in metrics._asdict().items()}
+            line["loss"] = float(np.mean(self._losses))
+            self._losses = []
+            self._metrics.write(**self._about, step=step, **line)
+            for name, value in line.items():
+                self._board.add_scalar(f"learning/{name}", value, self._before + step)
+        if last and int(metrics.skipped):
+            warnings.warn(
+                f"{self._about}: {int(metrics.skipped)} training steps changed nothing, for their "
+                "gradient was not finite",
+                stacklevel=2,
+            )
+
+    def __enter__(self):
+        self._watchdog.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._watchdog.__exit__(*exception)
+        self._board.close()
+
+
+def _joined(parts: list[Arrays]) -> Arrays:
+    """Along the leading axis."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
