@@ -58,8 +58,10 @@ class Spec:
     """
 
     # The matrices
-    size_min: int = config_field(5, "smallest matrix, rows", low=1, high=SIZES)
-    size_max: int = config_field(5, "largest matrix, rows; sizes between are mixed", high=SIZES)
+    size_min: int = config_field(5, "smallest matrix, rows", low=2, high=SIZES)
+    size_max: int = config_field(
+        5, "largest matrix, rows; sizes between are mixed", low=2, high=SIZES
+    )
     bound: float = config_field(10.0, "A: entries lie in [-A, A]", low=1e-3, high=1e6)
     spectrum: str = config_field(
         "semicircle",

@@ -32,8 +32,8 @@ def trainer_of(**changes):
     return train.trainer(seq2seq.build(SMALL), dataclasses.replace(SCHEDULE, **changes), PAD)
 
 
-def run(trainer, batches, place=lambda state: state):
-    begun = place(trainer.begin(PARAMS))
+def run(trainer, batches, place=lambda state: state, params=PARAMS):
+    begun = place(trainer.begin(params))
     states, metrics = zip(*train.steps(trainer, begun, batches), strict=True)
     return states[-1], metrics[1:]
 
@@ -181,7 +181,7 @@ def test_overfits_64_examples_to_exact_decoding():
     )
     model = seq2seq.build(architecture)
     trainer = train.trainer(model, Schedule(steps=700, learning_rate=3e-3, warmup=50), PAD)
-    state, metrics = run(trainer, [batch] * 700)
+    state, metrics = run(trainer, [batch] * 700, params=model.init(jax.random.key(0)))
     assert metrics[-1].loss < 0.02
     symbols = decode.Symbols(PAD, BOS, EOS)
     found = jax.jit(lambda p: decode.beam_search(model, p, batch.source, 1, symbols, target - 1))(

@@ -1,0 +1,128 @@
+"""Eigenvalues of symmetric matrices by a transformer that learns from its own guesses.
+
+python -m launch.eigen --config=configs/eigen.py:VARIANT --workdir=runs/VARIANT
+
+- demo
+- paper
+"""
+
+from ml_collections import config_dict
+
+from synthjax.eigen import Spec
+from synthjax.nn.seq2seq import LAWT
+from synthjax.protocol.spec import to_config
+
+
+def demo() -> Spec:
+    """2 × 2 matrices in digits, which two CPU cores learn in a minute."""
+    return Spec(
+        size_min=2,
+        size_max=2,
+        encoding="P10",
+        width=64,
+        heads=4,
+        encoder_layers=2,
+        n_real=20_000,
+        steps=2000,
+        batch=128,
+        learning_rate=2e-3,
+        warmup=200,
+        start="generator",
+        generation_steps=1000,
+        generations=2,
+        n=30_000,
+        generator="sample",
+        k=4,
+        n_test=2000,
+        sweep={"verifier": ("none", "oracle", "residual", "self")},
+    )
+
+
+def paper() -> Spec:
+    """The published experiment: accuracy against p*, from a generator of 200,000 real matrices."""
+    return Spec(
+        n_real=200_000,
+        steps=40_000,
+        batch=256,
+        precision="bfloat16",
+        generation_steps=100_000,
+        n=10_000_000,
+        verifier="noisy",
+        verifier_tolerance=0.02,
+        n_test=10_000,
+        decode_batch=4096,
+        save_steps=5000,
+        sweep={"psi": (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)},
+    )
+
+
+def warmup() -> Spec:
+    """What the first generator's k guesses are worth, and its choice among them."""
+    return Spec(
+        n_real=200_000,
+        steps=40_000,
+        batch=256,
+        precision="bfloat16",
+        generations=0,
+        n_test=10_000,
+        decode_batch=256,
+        save_steps=5000,
+        sweep={"k_test": (1, 2, 5, 10, 20, 50)},
+    )
+
+
+def generations() -> Spec:
+    """Ten generations of each regime, with and without a verifier."""
+    return Spec(
+        n_real=200_000,
+        steps=40_000,
+        batch=256,
+        precision="bfloat16",
+        generation_steps=40_000,
+        generations=10,
+        n=1_000_000,
+        n_test=10_000,
+        decode_batch=4096,
+        save_steps=5000,
+        sweep={
+            "verifier": ("none", "residual"),
+            "regime": ("replace", "accumulate", "subsample", "mix"),
+        },
+    )
+
+
+def lawt() -> Spec:
+    """The published model and optimizer (Charton 2022)."""
+    return Spec(
+        **LAWT,
+        n_real=200_000,
+        steps=160_000,
+        batch=64,
+        learning_rate=1e-4,
+        warmup=10_000,
+        weight_decay=0.0,
+        clip=5.0,
+        b2=0.999,
+        generation_steps=160_000,
+        n=1_000_000,
+        verifier="oracle",
+        n_test=10_000,
+        decode_batch=4096,
+        save_steps=5000,
+    )
+
+
+VARIANTS = {
+    "demo": demo,
+    "paper": paper,
+    "warmup": warmup,
+    "generations": generations,
+    "lawt": lawt,
+}
+
+
+def get_config(variant: str = "demo") -> config_dict.ConfigDict:
+    """The variant's spec as a config."""
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}; choices: {', '.join(VARIANTS)}")
+    return to_config(VARIANTS[variant]())
