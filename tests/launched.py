@@ -1,4 +1,4 @@
-"""Runs of `python -m launch.mixture` for tests: processes, and what they leave behind.
+"""Runs of launchers, `launch.mixture` mostly, for tests: processes, and what they leave behind.
 
 They are real processes forked from one that has imported everything already (a fork server), which
 saves each of them the seconds that importing JAX takes.
@@ -31,15 +31,17 @@ def seeds(count: int) -> list[str]:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["synthjax.mixture", "synthjax.plot.figures", "synthjax.plot.table"])
+FORKS.set_forkserver_preload(
+    ["synthjax.mixture", "synthjax.eigen", "synthjax.plot.figures", "synthjax.plot.table"]
+)
 
 
 def tell(event: str, seconds: float, **about) -> None:
     print(f"{event.rsplit('/', 1)[-1]}: {about.get('fun_name')}", file=sys.stderr, flush=True)
 
 
-def become(argv: list[str], said: Path, told: bool, limit: int) -> None:
-    """Be `python -m launch.mixture` in this process, its output in files of the folder `said`.
+def become(module: str, argv: list[str], said: Path, told: bool, limit: int) -> None:
+    """Be `python -m module` in this process, its output in files of the folder `said`.
 
     `told`: say of each tracing and compilation that it is done. `limit`: no file may grow larger.
     """
@@ -50,19 +52,27 @@ def become(argv: list[str], said: Path, told: bool, limit: int) -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os.chdir(ROOT)
-    sys.argv = ["launch/mixture.py", *argv]
-    runpy.run_module("launch.mixture", run_name="__main__", alter_sys=True)
+    sys.argv = [module, *argv]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class Run:
     """A process that runs the launcher."""
 
-    def __init__(self, argv: list[str], said: Path, *, told: bool = False, limit: int = 0):
+    def __init__(
+        self,
+        argv: list[str],
+        said: Path,
+        *,
+        told: bool = False,
+        limit: int = 0,
+        module: str = "launch.mixture",
+    ):
         said.mkdir(parents=True, exist_ok=True)
         for name in ("stdout", "stderr"):
             (said / name).unlink(missing_ok=True)
         self._said = said
-        self.process = FORKS.Process(target=become, args=(argv, said, told, limit))
+        self.process = FORKS.Process(target=become, args=(module, argv, said, told, limit))
         self.process.start()
 
     def read(self, name: str) -> str:
@@ -123,8 +133,8 @@ def same_results(workdir: Path, other: Path) -> bool:
     return (workdir / "results.nc").read_bytes() == (other / "results.nc").read_bytes()
 
 
-def how_to_go_on(stdout: str) -> list[str]:
+def how_to_go_on(stdout: str, module: str = "launch.mixture") -> list[str]:
     """The arguments of the command that a stopped run prints."""
     command = shlex.split(stdout[stdout.index("To go on:") :].splitlines()[1])
-    assert command[:3] == [sys.executable, "-m", "launch.mixture"]
+    assert command[:3] == [sys.executable, "-m", module]
     return command[3:]

@@ -187,7 +187,7 @@ class Spec:
         """The encoding, with the exponents that entries and eigenvalues can have.
 
         Eigenvalues are below d A, or in spectra with tails below 20 d A; what is smaller than
-        A/10⁶ is written with fewer digits, or as 0.
+        A/10⁶ is written as 0.
         """
         high = max(0, math.ceil(math.log10(20 * self.size_max * self.bound)) - 3)
         low = min(0, math.floor(math.log10(self.bound)) - 8)

@@ -55,7 +55,7 @@ def by_generation(results: xr.Dataset) -> Figure:
     figure, panels = _panels(results)
     for axis, tolerance in zip(panels, results.tolerance.values, strict=True):
         for color, (label, part) in zip(_colors(len(lines)), lines, strict=True):
-            part = part.sel(tolerance=tolerance, decoding="greedy")
+            part = _at(part, tolerance)
             _band(axis, part.generation, part, color, label)
         axis.set(xlabel="generation", title=f"τ = {tolerance:.1%}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -70,7 +70,7 @@ def by_k(results: xr.Dataset) -> Figure:
     decodings = results.decoding.values
     for axis, tolerance in zip(panels, results.tolerance.values, strict=True):
         for color, decoding in zip(_colors(len(decodings)), decodings, strict=True):
-            part = results.sel(tolerance=tolerance, decoding=decoding)
+            part = _at(results, tolerance, decoding)
             _band(axis, part.k_test, part, color, decoding)
         axis.set(xlabel="k, beams", title=f"τ = {tolerance:.1%}")
         if results.k_test.max() > 10 * results.k_test.min():
@@ -86,7 +86,7 @@ def by_p_star(results: xr.Dataset) -> Figure:
     figure, panels = _panels(results)
     grid = results.stack(element=rest) if rest else results.expand_dims("element")
     for axis, tolerance in zip(panels, results.tolerance.values, strict=True):
-        at = grid.sel(tolerance=tolerance, decoding="greedy")
+        at = _at(grid, tolerance)
         for i, color in enumerate(_colors(min(at.sizes["element"], MOST_LINES))):
             part = at.isel(element=i)
             first, last = part.isel(generation=0), part.isel(generation=-1)
@@ -137,13 +137,17 @@ def summary(results: xr.Dataset) -> Table:
         row = [f"{greedy[0, i]:.3f}" for i in range(len(columns))]
         if last:
             row = [f"{text} → {greedy[-1, i]:.3f}" for i, text in enumerate(row)]
-            tau = part.tolerance.sel(tolerance=spec["verifier_tolerance"], method="nearest")
             first = part.isel(generation=1)
             row.append(f"{float(first.kept):.3f}")
-            rates = first.sel(tolerance=tau)
+            rates = first.sel({"tolerance": spec["verifier_tolerance"]}, method="nearest")
             row += [f"{float(rates[name]):.3f}" for name in ("p_hat", "p_star_hat")]
         table.add_row(label, *row)
     return table
+
+
+def _at(results: xr.Dataset, tolerance: float, decoding: str = "greedy") -> xr.Dataset:
+    # As a dict: xarray's `sel` has an argument of its own called tolerance.
+    return results.sel({"tolerance": tolerance, "decoding": decoding})
 
 
 def _band(axis: Axes, x: xr.DataArray, part: xr.Dataset, color, label: str) -> None:

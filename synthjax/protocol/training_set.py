@@ -112,11 +112,10 @@ def batches(
         return data.rows(np.array(order))
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        coming = thread.submit(make, first)
+        coming = None
         for step in range(first, count):
-            batch = coming.result()
-            if step + 1 < count:
-                coming = thread.submit(make, step + 1)
+            batch = coming.result() if coming else make(step)
+            coming = thread.submit(make, step + 1) if step + 1 < count else None
             yield batch
 
 

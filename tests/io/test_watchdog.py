@@ -1,0 +1,60 @@
+"""The watchdog: quiet while there are beats, and then not."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from synthjax.io import watchdog
+
+STUCK = """
+import threading, time
+from synthjax.io.watchdog import Watchdog
+Watchdog.LEAST, Watchdog.EVERY, Watchdog.TIMES = 0.2, 0.05, {times}
+with Watchdog() as dog:
+    time.sleep(0.5)  # what comes before the first beat may take its time
+    for _ in range(5):
+        time.sleep(0.1)
+        dog.beat()
+    {then}
+time.sleep(0.7)
+print("alive")
+"""
+
+
+def run(then, times=2.0):
+    code = STUCK.format(then=then, times=times)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_with_its_stacks():
+    done = run("threading.Event().wait()")
+    assert done.returncode == 1 and "alive" not in done.stdout
+    assert "Timeout" in done.stderr and "threading.py" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then, times", [("pass", 2.0), ("time.sleep(1)", 20.0)])
+def test_one_that_ends_or_is_only_slow_goes_on(then, times):
+    """Twenty times the longest beat, 0.1 s, is 2 s."""
+    done = run(then, times)
+    assert done.returncode == 0 and "alive" in done.stdout, done.stderr
+
+
+def test_it_is_wound_up_once_a_second_at_most(monkeypatch):
+    wound = []
+    monkeypatch.setattr(
+        watchdog.faulthandler, "dump_traceback_later", lambda seconds, **_: wound.append(seconds)
+    )
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    dog = watchdog.Watchdog()
+    for _ in range(1000):
+        dog.beat()
+        now[0] += 0.01
+    assert 8 <= len(wound) <= 10
+    now[0] += 100
+    dog.beat()
+    assert wound[-1] > 2000
