@@ -166,6 +166,22 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 """
 
 
+def test_shapes_make_a_target(tmp_path):
+    """Of trees whose shapes nobody knows any more: a part asked for otherwise, the rest as it is."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, {"rows": np.arange(6).reshape(3, 2), "w": jnp.ones(4), "of": "abc"})
+        target = checkpoints.shapes(0)
+        assert target["rows"].shape == (3, 2) and target["rows"].dtype == np.int64
+        assert target["of"] == ""
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[-1])
+        target["w"] = jax.ShapeDtypeStruct((4,), jnp.float32, sharding=place)
+        found = checkpoints.restore(0, target)
+        assert isinstance(found["rows"], np.ndarray) and found["rows"].tolist()[2] == [4, 5]
+        assert found["w"].devices() == {jax.devices()[-1]} and found["of"] == "abc"
+        with pytest.raises(CheckpointError):
+            checkpoints.shapes(1)
+
+
 def test_restore_onto_other_devices(tmp_path):
     for devices in (4, 2):
         done = python(RESHARD, tmp_path, devices)

@@ -164,3 +164,13 @@ def test_ties_of_best_of_k_are_broken_evenly(value):
     counts = np.asarray(found)[:, :, 0].sum(0)
     assert not counts[[0, 2, 5]].any() and counts.sum() == len(KEYS)
     assert_uniform(counts[[1, 3, 4]], len(KEYS))
+
+
+def test_random_looks_at_no_score():
+    """The fraction asked for, of the valid ones, whatever they score; other keys, other guesses."""
+    for kind in ("normal", "all -inf"):
+        scores, valid = problem(kind, 0.8, 1)
+        kept = np.asarray(select.random(SOME, scores, valid, np.float32(0.25)))
+        assert kept.sum() == round(0.25 * valid.sum()) and not kept[~valid].any()
+        np.testing.assert_array_equal(kept, select.random(SOME, -scores, valid, np.float32(0.25)))
+        assert (kept != select.random(jax.random.key(2), scores, valid, np.float32(0.25))).any()
