@@ -23,7 +23,7 @@ import synthjax
 from benchmarks.common import Results, ratio
 from synthjax.eigen.data import Matrices, lengths, source_ids, target_ids
 from synthjax.eigen.tokens import BOS, ENCODINGS, EOS, PAD
-from synthjax.nn import decode, seq2seq, train
+from synthjax.nn import decode, seq2seq, sharding, train
 from synthjax.protocol.keys import Stream, key
 
 _PART = flags.DEFINE_enum("part", None, ["training", "beam"], "Only this part.")
@@ -41,9 +41,8 @@ def architecture(width: int, encoding) -> seq2seq.Architecture:
 
 def spread(tree, rows: bool):
     """Over all devices: by rows, or whole on each."""
-    axes = jax.sharding.PartitionSpec(*["data"] * rows)
-    mesh = jax.make_mesh((len(jax.devices()),), ("data",), (jax.sharding.AxisType.Auto,))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, axes))
+    place = sharding.by_rows if rows else sharding.whole
+    return jax.device_put(tree, place(sharding.mesh()))
 
 
 def timed(call) -> float:

@@ -62,8 +62,9 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     for element, found, first, last in loop.run(under_way, place.path, settings):
         records[element.name] = found
         for name, params in ((element.first, first), (element.name, last)):
-            if not (place.path / "models" / name).exists() or name == element.name:
-                _export(place.path / "models" / name, element.task.language, params)
+            folder = place.path / "models" / name
+            if name == element.name or not (folder / tensors.CONFIG).exists():  # written last
+                _export(folder, element.task.language, params)
     results = dataset.to_dataset(spec, [records[name] for name in names])
     write(results, place.path / "results.nc")
     return results

@@ -167,7 +167,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 
 
 def test_shapes_make_a_target(tmp_path):
-    """Of trees whose shapes nobody knows any more: a part asked for otherwise, the rest as it is."""
+    """Of a tree whose shapes nobody knows any more: a part asked for otherwise, the rest as is."""
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(0, {"rows": np.arange(6).reshape(3, 2), "w": jnp.ones(4), "of": "abc"})
         target = checkpoints.shapes(0)
