@@ -32,10 +32,10 @@ def demo() -> Spec:
         generations=2,
         n=50_000,
         generator="sample",
-        k=4,
+        k=8,
+        selection="best_of_k",
         verifier_tolerance=0.01,
         residual_tolerance=0.01,
-        keep=0.3,
         n_test=2000,
         sweep={"verifier": ("none", "oracle", "residual", "self")},
     )

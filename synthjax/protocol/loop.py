@@ -161,7 +161,7 @@ class _Element:
                 if saved is None:
                     saved = self._generation(checkpoints, t, params, of, kept)
                 if t > 0:
-                    params = self.task.params(saved["state"])
+                    params = self.task.params(saved.pop("state"))  # the optimizer's part may go
                     if "selected" in saved:
                         kept.append(self.task.kept(t, saved["selected"]))
                 records.append(saved["record"])
@@ -198,9 +198,9 @@ class _Element:
         self._halt(f"{self.name}: generation {t} is trained")
         with self._phase("measuring", t):
             saved["record"] = record | task.measure(t, params)
-        self._seal(checkpoints, self.name, t, saved)
         line = {name: value.tolist() for name, value in saved["record"].items()}
-        self.metrics.write(element=self.name, generation=t, **line)
+        self.metrics.write(element=self.name, generation=t, **line)  # rather twice than never
+        self._seal(checkpoints, self.name, t, saved)
         print(f"{self.name}, generation {t}: {task.words(saved['record'])}", flush=True)
         if t < task.generations:
             self._halt(f"{self.name}: generation {t} of {task.generations} is done")
