@@ -12,31 +12,48 @@ from synthjax.eigen import Spec
 from synthjax.nn.seq2seq import LAWT
 from synthjax.protocol.spec import to_config
 
+# 2 × 2 matrices in digits and a small model, which two CPU cores train in half a minute.
+SMALL = dict(
+    size_min=2,
+    size_max=2,
+    encoding="P10",
+    width=64,
+    heads=4,
+    encoder_layers=2,
+    n_real=20_000,
+    steps=1500,
+    learning_rate=2e-3,
+    warmup=200,
+    n_test=2000,
+)
+# And its later generations, which go on from it.
+SMALL_LATER = dict(**SMALL, start="generator", generation_steps=1500, n=50_000, generator="sample")
+# 5 × 5 matrices and the default model, for a GPU.
+LARGE = dict(
+    n_real=200_000,
+    steps=40_000,
+    batch=256,
+    precision="bfloat16",
+    n_test=10_000,
+    save_steps=5000,
+)
+PSI = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+K_TEST = (1, 2, 5, 10, 20, 50)
+REGIMES = {
+    "verifier": ("none", "residual"),
+    "regime": ("replace", "accumulate", "subsample", "mix"),
+}
+
 
 def demo() -> Spec:
-    """2 × 2 matrices in digits, which two CPU cores learn in a minute."""
+    """Two generations of the best of 8 guesses, chosen by four verifiers."""
     return Spec(
-        size_min=2,
-        size_max=2,
-        encoding="P10",
-        width=64,
-        heads=4,
-        encoder_layers=2,
-        n_real=20_000,
-        steps=1500,
-        batch=128,
-        learning_rate=2e-3,
-        warmup=200,
-        start="generator",
-        generation_steps=1500,
+        **SMALL_LATER,
         generations=2,
-        n=50_000,
-        generator="sample",
         k=8,
         selection="best_of_k",
         verifier_tolerance=0.01,
         residual_tolerance=0.01,
-        n_test=2000,
         sweep={"verifier": ("none", "oracle", "residual", "self")},
     )
 
@@ -44,54 +61,46 @@ def demo() -> Spec:
 def paper() -> Spec:
     """The published experiment: accuracy against p*, from a generator of 200,000 real matrices."""
     return Spec(
-        n_real=200_000,
-        steps=40_000,
-        batch=256,
-        precision="bfloat16",
+        **LARGE,
         generation_steps=100_000,
         n=10_000_000,
         verifier="noisy",
-        verifier_tolerance=0.02,
-        n_test=10_000,
         decode_batch=4096,
-        save_steps=5000,
-        sweep={"psi": (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)},
+        sweep={"psi": PSI},
     )
+
+
+def paper_small() -> Spec:
+    """The same question on two CPU cores."""
+    return Spec(**SMALL_LATER, k=4, verifier="noisy", sweep={"psi": PSI})
 
 
 def warmup() -> Spec:
     """What the first generator's k guesses are worth, and its choice among them."""
-    return Spec(
-        n_real=200_000,
-        steps=40_000,
-        batch=256,
-        precision="bfloat16",
-        generations=0,
-        n_test=10_000,
-        decode_batch=256,
-        save_steps=5000,
-        sweep={"k_test": (1, 2, 5, 10, 20, 50)},
-    )
+    return Spec(**LARGE, generations=0, sweep={"k_test": K_TEST})
+
+
+def warmup_small() -> Spec:
+    """The same question on two CPU cores."""
+    return Spec(**SMALL, generations=0, sweep={"k_test": K_TEST})
 
 
 def generations() -> Spec:
     """Ten generations of each regime, with and without a verifier."""
     return Spec(
-        n_real=200_000,
-        steps=40_000,
-        batch=256,
-        precision="bfloat16",
+        **LARGE,
         generation_steps=40_000,
         generations=10,
         n=1_000_000,
-        n_test=10_000,
         decode_batch=4096,
-        save_steps=5000,
-        sweep={
-            "verifier": ("none", "residual"),
-            "regime": ("replace", "accumulate", "subsample", "mix"),
-        },
+        sweep=REGIMES,
     )
+
+
+def generations_small() -> Spec:
+    """The same question on two CPU cores."""
+    later = SMALL_LATER | dict(generation_steps=500, n=20_000)
+    return Spec(**later, generations=10, k=4, residual_tolerance=0.01, sweep=REGIMES)
 
 
 def lawt() -> Spec:
@@ -118,8 +127,11 @@ def lawt() -> Spec:
 VARIANTS = {
     "demo": demo,
     "paper": paper,
+    "paper_small": paper_small,
     "warmup": warmup,
+    "warmup_small": warmup_small,
     "generations": generations,
+    "generations_small": generations_small,
     "lawt": lawt,
 }
 
