@@ -7,10 +7,11 @@ from typing import Any
 
 from synthjax.eigen.data import SPECTRA, Matrices, lengths
 from synthjax.eigen.tokens import ENCODINGS, PAD, SIZES, Encoding
-from synthjax.eigen.verify import VERIFIERS
+from synthjax.eigen.verify import VERIFIERS, Verifier
 from synthjax.nn.seq2seq import ACTIVATIONS, Architecture
 from synthjax.nn.train import Schedule
 from synthjax.protocol import select
+from synthjax.protocol import spec as protocol
 from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.spec import (
     Kind,
@@ -53,7 +54,8 @@ PRECISIONS = {
 class Spec:
     """One eigenvalue run or sweep, after arXiv 2406.07515 and Charton (TMLR 2022).
 
-    The order of the fields is the order of the axes in results. Raises SpecError, naming
+    The order of the fields is the order of the axes in results. `verifier` takes a function or
+    class of your own as well, which is `register`ed under its name. Raises SpecError, naming
     `config.<field>`, on construction.
     """
 
@@ -130,7 +132,7 @@ class Spec:
     top_p: float = config_field(
         1.0, "sample of the fewest tokens that make up this probability", high=1, low_open=True
     )
-    verifier: str = config_field("none", "who decides what to keep", kinds=VERIFIERS)
+    verifier: str = config_field("none", "who decides what to keep", kinds=VERIFIERS, own=True)
     verifier_tolerance: float = config_field(
         0.02, "τ below which a guess is right to oracle, noisy and model", high=1, low_open=True
     )
@@ -213,11 +215,22 @@ class Spec:
 FIRST = tuple(fields_of(Spec))[: tuple(fields_of(Spec)).index("start")]
 
 
+def register(part: Verifier, name: str = "", reads: Iterable[str] = ()) -> str:
+    """Give a verifier of your own a name that specs and flags know, and return the name.
+
+    `part` is a `Verifier`: a function, or an instance of a frozen dataclass. `reads` names the
+    fields of the spec that it needs (default: its attribute `reads`, if it has one): those of
+    `Numbers`, and "keep" where its scores rank. Raises SpecError as `mixture.register` does.
+    """
+    fields = fields_of(Spec)
+    return protocol.register(fields["verifier"], part, name, reads, fields)
+
+
 def reads(kinds: Mapping[str, str]) -> set[str]:
     """The fields that one combination of kinds (a field's name -> the kind chosen) reads."""
     tables = {name: field.metadata["kinds"] for name, field in fields_of(Spec).items()}
     parts = [kind for table in tables.values() for kind in (table or {}).values()]
-    read = set(tables) - {name for kind in parts for name in kind.reads}
+    read = set(tables) - {name for kind in parts if not kind.own for name in kind.reads}
     for family, chosen in kinds.items():
         read |= set(tables[family][chosen].reads)
     if kinds["regime"] in ("accumulate", "subsample") and kinds["initial"] == "real":

@@ -13,6 +13,7 @@ import xarray as xr
 from jax.sharding import Mesh
 
 from synthjax.eigen import dataset, model
+from synthjax.eigen.data import lengths
 from synthjax.eigen.model import Language, language_of
 from synthjax.eigen.spec import FIRST, Spec, elements, read_by
 from synthjax.eigen.task import EigenTask
@@ -145,7 +146,7 @@ def load(folder: str | os.PathLike) -> tuple[Language, Params]:
         language = Language(**config, architecture=architecture)
         shapes = model.build(language).shapes
         model.numbers(language)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a config that anybody may have written provokes
         raise ModelError(f"{folder}/{tensors.CONFIG}: is of no model of ours ({error})") from None
     found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
     wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes)
@@ -165,6 +166,8 @@ def _models(spec: Spec) -> dict[str, tuple[Language, Params]]:
             folder = getattr(point, field)
             if field in read and folder not in found:
                 found[folder] = load(folder)
+        if "verifier_model" in read:
+            _check_reader(point, found[point.verifier_model][0])
         if "generator_model" in read:
             theirs, ours = found[point.generator_model][0], language_of(point)
             for name, value in {**theirs._asdict(), **vars(theirs.architecture)}.items():
@@ -176,3 +179,16 @@ def _models(spec: Spec) -> dict[str, tuple[Language, Params]]:
                         f"has {name}={value!r}, and this spec {own!r}",
                     )
     return found
+
+
+def _check_reader(point: Spec, theirs: Language) -> None:
+    """A verifier's model must be able to read the matrices and to write the answers."""
+    longest = theirs.architecture.source_length, theirs.architecture.target_length
+    needed = lengths(point.size_max, model.numbers(theirs))
+    if needed[0] > longest[0] or needed[1] > longest[1]:
+        rule = f"is of a model for smaller matrices than {point.size_max} x {point.size_max}"
+    elif theirs.high < point.numbers.high:
+        rule = f"is of a model for smaller numbers than matrices with bound={point.bound:g} have"
+    else:
+        return
+    raise SpecError("verifier_model", point.verifier_model, rule)

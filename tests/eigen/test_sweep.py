@@ -140,6 +140,15 @@ def test_another_model_may_verify_whatever_its_architecture(swept):
     assert float(found.kept[1]) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    "changes, says", [(dict(size_max=3), "smaller matrices"), (dict(bound=1e4), "smaller numbers")]
+)
+def test_another_model_that_cannot_read_the_matrices(swept, changes, says):
+    folder = str(swept[0] / "models" / "first")
+    with pytest.raises(SpecError, match=says):
+        eigen.run(tiny(verifier="model", verifier_model=folder, **changes))
+
+
 @pytest.mark.parametrize("harm", ["gone", "link", "no_json", "list", "fields", "shapes", "cut"])
 def test_a_folder_that_is_no_model(swept, tmp_path, harm):
     folder = shutil.copytree(swept[0] / "models" / "first", tmp_path / "model")
@@ -195,6 +204,25 @@ def test_every_regime_and_start_runs():
     assert sizes.sel(regime="accumulate").values.tolist() == [64 + 40, 64 + 80]
     assert sizes.sel(regime="subsample").values.tolist() == [20, 20]
     assert sizes.sel(regime="mix").values.tolist() == [30, 30]
+
+
+def smallest(key, numbers, guesses):
+    """The smaller the sum of the answer, the better."""
+    return -guesses.values.sum(-1)
+
+
+def test_a_verifier_of_ones_own():
+    """Passed or registered; a fraction of what it ranks is kept; what it reads is checked."""
+    name = eigen.register(smallest, "least", reads=("keep",))
+    found = eigen.run(tiny(verifier=name, keep=0.25, generations=1))
+    assert float(found.kept[1]) == 0.25
+    with pytest.raises(SpecError, match="keep"):
+        tiny(verifier="none", keep=0.25)
+    assert tiny(verifier=smallest).verifier == "least"  # it has that name already
+    with pytest.raises(SpecError, match="is synthjax's own"):
+        eigen.register(smallest, "oracle")
+    with pytest.raises(SpecError, match="which is no field"):
+        eigen.register(smallest, "other", reads=("kepp",))
 
 
 def test_mixed_sizes_and_other_kinds():
