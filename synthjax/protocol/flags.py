@@ -14,7 +14,14 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
-from synthjax.protocol.spec import SpecError, describe, fields_of, from_config, rule_of
+from synthjax.protocol.spec import (
+    SpecError,
+    UnreadError,
+    describe,
+    fields_of,
+    from_config,
+    rule_of,
+)
 
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 # How absl begins when a value does not parse.
@@ -81,10 +88,19 @@ def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str
 
 
 def _one(cls: type, config: config_dict.ConfigDict, name: str, explicit: set[str]) -> Any:
+    prefix = f"{name}." if name else ""
+    explicit = {path.removeprefix(prefix) for path in explicit}
     with named(name):
-        spec = from_config(cls, config)
-        prefix = f"{name}." if name else ""
-        spec.check_explicit({path.removeprefix(prefix) for path in explicit})
+        while True:
+            try:
+                spec = from_config(cls, config)
+                break
+            except UnreadError as error:
+                # What the file set for a kind that a flag has replaced goes with it.
+                if error.path in explicit or error.path not in fields_of(cls):
+                    raise
+                config[error.path] = fields_of(cls)[error.path].default
+        spec.check_explicit(explicit)
         return spec
 
 

@@ -38,6 +38,10 @@ class SpecError(ValueError):
         super().__init__(f"config.{path} = {value!r}: {rule}{listed}")
 
 
+class UnreadError(SpecError):
+    """A field that no chosen kind reads."""
+
+
 def config_field(
     default: Any,
     doc: str,
@@ -220,7 +224,7 @@ def check_reads(spec: Any, reads: Callable[[Mapping[str, Any]], set[str]], expli
             path, value = (
                 (f"sweep.{name}", spec.sweep[name]) if swept else (name, getattr(spec, name))
             )
-            raise SpecError(path, value, f"nothing reads it with {kinds}; {rule}")
+            raise UnreadError(path, value, f"nothing reads it with {kinds}; {rule}")
 
 
 def combinations(spec: Any, names: Iterable[str]) -> Iterator[dict[str, Any]]:

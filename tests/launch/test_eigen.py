@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 MODULE = "launch.eigen"
 CONFIG = "--config=configs/eigen.py:demo"
 # Phases long enough to be met in them: some 3 ms a step, 2 ms a batch of guesses.
-SIZE = {**TINY, "steps": 120, "generation_steps": 120, "save_steps": 20, "n": 800}
+SIZE = {**TINY, "steps": 60, "generation_steps": 60, "save_steps": 10, "n": 400}
 SMALL = [CONFIG, *(f"--config.{name}={value}" for name, value in SIZE.items())]
 SMALL += ["--config.learning_rate=0.01"]
 BOTH = "('none','oracle')"  # ml_collections appends what a second flag says
@@ -150,6 +150,14 @@ def test_bad_specs_are_refused_before_anything_is_done(tmp_path, more, says):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_the_file_sets_for_a_kind_that_a_flag_replaces_goes_with_it(whole):
+    """demo sets residual_tolerance, which neither of these verifiers reads; a flag may not."""
+    assert '"residual_tolerance": 0.02' in (whole[0] / "spec.json").read_text()
+    code, _, stderr = start(whole[0], "--config.residual_tolerance=0.01").end()
+    assert code == 2
+    assert "config.residual_tolerance = 0.01: nothing reads it" in one_error(stderr)
+
+
 def test_another_spec_in_a_used_workdir(whole, tmp_path):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     code, _, stderr = start(workdir, "--config.seed=3").end()
@@ -181,9 +189,9 @@ def test_a_sweep_goes_on_with_more(whole, tmp_path):
     """Of a workdir with both verifiers and a third, only the third is computed."""
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     before = len(lines(workdir))
-    code, _, stderr = start(workdir, verifiers="('none','oracle','residual')").end()
+    code, _, stderr = start(workdir, verifiers="('none','oracle','self')").end()
     assert code == 0, stderr
-    assert {x["element"] for x in lines(workdir)[before:]} == {"verifier=residual"}
+    assert {x["element"] for x in lines(workdir)[before:]} == {"verifier=self"}
     found, old = (results.read(place / "results.nc") for place in (workdir, whole[0]))
     both = found.sel(verifier=["none", "oracle"])
     np.testing.assert_array_equal(both.accuracy, old.accuracy)
