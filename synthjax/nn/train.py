@@ -162,13 +162,16 @@ def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
 def steps(
     trainer: Trainer, state: State, batches: Iterable[Batch]
 ) -> Iterator[tuple[State, Metrics | None]]:
-    """After each batch the state, and the metrics of the step before: reading them waits for none.
+    """After each batch the state, and the metrics of the step before, which is done by then.
 
-    Once more at the end, with the last step's metrics.
+    Once more at the end, with the last step's metrics. Two steps at most are under way: the device
+    never waits for the host, and a CPU of several devices, where many steps ahead can leave no
+    thread for one that others wait for, does not get stuck (seen with JAX 0.10).
     """
     metrics = None
     for batch in batches:
         before = metrics
         state, metrics = trainer.step(state, batch)
+        jax.block_until_ready(before)
         yield state, before
     yield state, metrics

@@ -124,19 +124,24 @@ def crossing_of(x: np.ndarray, y: np.ndarray, level: float) -> float:
 
 
 def summary(results: xr.Dataset) -> Table:
-    """Accuracies of every element before and after, what was kept, and p against p*."""
+    """Accuracies of every element before and after, what was kept, and p against p*.
+
+    Without generations: greedy, by an oracle of `k_test` beams, and by their log-probability.
+    """
     spec, lines = _spec(results), _lines(results, most=None)
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     last = results.sizes["generation"] - 1
-    columns = [f"greedy at {tau:.1%}" for tau in results.tolerance.values]
-    for name in (*columns, "kept", "p_hat", "p_star_hat"):
+    shown = "greedy" if last else "greedy / oracle / log-prob"
+    columns = [f"{shown} at {tau:.1%}" for tau in results.tolerance.values]
+    for name in (*columns, *("kept", "p_hat", "p_star_hat")[: 3 * bool(last)]):
         table.add_column(name, justify="right", no_wrap=True)
     for label, part in lines:
-        greedy = part.accuracy.sel(decoding="greedy")
-        row = [f"{greedy[0, i]:.3f}" for i in range(len(columns))]
+        accuracy = part.accuracy.transpose("generation", "tolerance", "decoding").values
+        row = [" / ".join(f"{value:.3f}" for value in each) for each in accuracy[0]]
         if last:
-            row = [f"{text} → {greedy[-1, i]:.3f}" for i, text in enumerate(row)]
+            ends = zip(accuracy[0, :, 0], accuracy[-1, :, 0], strict=True)
+            row = [f"{before:.3f} → {after:.3f}" for before, after in ends]
             first = part.isel(generation=1)
             row.append(f"{float(first.kept):.3f}")
             rates = first.sel({"tolerance": spec["verifier_tolerance"]}, method="nearest")

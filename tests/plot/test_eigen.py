@@ -129,7 +129,9 @@ def test_table(name):
     console.print(plot.summary(made_up(spec)))
     header, *rows = console.file.getvalue().splitlines()
     assert len(rows) == int(np.prod([len(values) for values in spec.sweep.values()]))
-    assert "greedy at 0.5%" in header
+    assert "0.5%" in header and ("kept" in header) == (spec.generations > 0)
+    if name == "k_test":
+        assert "0.100 / 0.105 / 0.110" in rows[0]
     assert ("→" in rows[0]) == (spec.generations > 0)
     if name == "verifiers":
         assert rows[1].split()[:2] == ["oracle", "0.110"]
