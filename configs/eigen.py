@@ -11,7 +11,6 @@ Runtimes are those of two CPU cores, compilation included; accuracies are greedy
   crossing of the generator's 0.46 near p* = 0.84; 0.59 at p* = 1, 0.40 at p* = 1/2.
 - warmup_small: the generator alone, k beams. 1 minute. Expect at 1 % greedy 0.21, an oracle of 50
   beams 0.61, log-probability of 50 0.20.
-- generations_small: @GENERATIONS@
 
 For a GPU; not measured here, so the numbers are the published ones (arXiv 2406.07515), at 1 %:
 
@@ -56,10 +55,6 @@ LARGE = dict(
 )
 PSI = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 K_TEST = (1, 2, 5, 10, 20, 50)
-REGIMES = {
-    "verifier": ("none", "residual"),
-    "regime": ("replace", "accumulate", "subsample", "mix"),
-}
 
 
 def demo() -> Spec:
@@ -110,14 +105,11 @@ def generations() -> Spec:
         generations=10,
         n=1_000_000,
         decode_batch=4096,
-        sweep=REGIMES,
+        sweep={
+            "verifier": ("none", "residual"),
+            "regime": ("replace", "accumulate", "subsample", "mix"),
+        },
     )
-
-
-def generations_small() -> Spec:
-    """The same question on two CPU cores."""
-    later = SMALL_LATER | dict(generation_steps=500, n=20_000)
-    return Spec(**later, generations=10, k=4, residual_tolerance=0.01, sweep=REGIMES)
 
 
 def lawt() -> Spec:
@@ -148,7 +140,6 @@ VARIANTS = {
     "warmup": warmup,
     "warmup_small": warmup_small,
     "generations": generations,
-    "generations_small": generations_small,
     "lawt": lawt,
 }
 

@@ -2,10 +2,10 @@
 
     python -m launch.eigen --config=configs/eigen.py:VARIANT --workdir=DIR
 
-VARIANT: demo, paper, warmup, generations or lawt (configs/eigen.py says what each does). DIR gets
-results.nc, figures/, metrics.jsonl, tb/ (TensorBoard), models/ (safetensors), checkpoints/ and
-spec.json. The same command in the same DIR goes on where it was; with more generations or values of
-an axis it computes what is new.
+VARIANT: demo, paper, paper_small, warmup, warmup_small, generations or lawt (configs/eigen.py says
+what each does). DIR gets results.nc, figures/, metrics.jsonl, tb/ (TensorBoard), models/
+(safetensors), checkpoints/ and spec.json. The same command in the same DIR goes on where it was;
+with more generations or values of an axis it computes what is new.
 """
 
 import functools
