@@ -82,6 +82,7 @@ def test_a_finished_run_again(swept):
     assert (folder / "metrics.jsonl").read_bytes() == lines
 
 
+@pytest.mark.slow
 def test_more_generations_and_values(swept, tmp_path):
     """Only what is new is computed, and it is what a run from the beginning computes."""
     folder = tmp_path / "run"
@@ -102,6 +103,7 @@ def test_another_spec_in_a_used_workdir(swept, changes):
         eigen.run(tiny(**{"sweep": SWEEP, **changes}), swept[0])
 
 
+@pytest.mark.slow
 def test_from_a_model_in_a_folder(swept):
     """The first generator read back: the same guesses, training and numbers."""
     found = eigen.run(
@@ -124,6 +126,7 @@ def test_a_model_of_another_architecture_is_refused(swept):
         eigen.estimate(tiny(encoding="P1000", **fields))
 
 
+@pytest.mark.slow
 def test_another_model_may_verify_whatever_its_architecture(swept):
     folder = str(swept[0] / "models" / "verifier=none")
     found = eigen.run(
@@ -186,6 +189,7 @@ def test_a_batch_that_does_not_fit_the_devices():
         eigen.estimate(tiny(sweep={"batch": (8, 9)}))
 
 
+@pytest.mark.slow
 def test_on_one_device_the_same_to_rounding(swept, monkeypatch):
     one = jax.make_mesh(
         (1, 1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1]
@@ -197,6 +201,7 @@ def test_on_one_device_the_same_to_rounding(swept, monkeypatch):
     np.testing.assert_allclose(alone.loss, several.loss, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_regime_and_start_runs():
     found = eigen.run(tiny(start="generator", sweep={"regime": ("accumulate", "subsample", "mix")}))
     assert found.loss.notnull().all() and (found.status == 0).all()
@@ -211,6 +216,7 @@ def smallest(key, numbers, guesses):
     return -guesses.values.sum(-1)
 
 
+@pytest.mark.slow
 def test_a_verifier_of_ones_own():
     """Passed or registered; a fraction of what it ranks is kept; what it reads is checked."""
     name = eigen.register(smallest, "least", reads=("keep",))
@@ -225,6 +231,7 @@ def test_a_verifier_of_ones_own():
         eigen.register(smallest, "other", reads=("kepp",))
 
 
+@pytest.mark.slow
 def test_mixed_sizes_and_other_kinds():
     found = eigen.run(
         tiny(

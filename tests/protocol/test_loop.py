@@ -171,6 +171,7 @@ def test_by_hand(tmp_path, whole):
     assert [record.get("kept") is None for record in records] == [True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("die", range(1, 29))
 def test_killed_at_any_call(tmp_path, whole, die):
     """The run ends within a call; another one ends with the same numbers."""
