@@ -51,8 +51,6 @@ def become(module: str, argv: list[str], said: Path, told: bool, limit: int) -> 
         jax.monitoring.register_event_duration_secs_listener(tell)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    # Of what they compile the small programs add up; tests compile too many that are used once.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.chdir(ROOT)
     sys.argv = [module, *argv]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

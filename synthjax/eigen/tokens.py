@@ -13,7 +13,7 @@ occur. Host arrays are encoded exactly, device arrays in float32: of random numb
 10⁵ round the other way.
 """
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import jax
@@ -262,6 +262,7 @@ def decode(symbols: list[str], name: str) -> Float[np.ndarray, " m"]:
     return values
 
 
+@cache
 def _by_name(name: str) -> Encoding:
     if name not in ENCODINGS:
         raise ValueError(f"no encoding {name!r}; choices: {', '.join(ENCODINGS)}")
