@@ -11,7 +11,6 @@ from synthjax.eigen.spec import Spec
 from synthjax.protocol.loop import Record
 from synthjax.protocol.spec import fields_of, to_json
 
-# name: (long name, dimensions after `generation`)
 MEASURED = {
     "p_hat": "measured rate of wrong guesses",
     "phi_hat": "measured rate at which right guesses are kept",
@@ -19,6 +18,7 @@ MEASURED = {
     "p_star_hat": "measured breakdown point",
 }
 STATUS = ("fine", "not_finite", "not_converged", "nothing_kept")
+# name: (long name, dimensions after `generation`)
 VARIABLES = {
     "accuracy": ("test matrices answered rightly", ("tolerance", "decoding")),
     "accuracy_low": ("accuracy, 95 % low", ("tolerance", "decoding")),

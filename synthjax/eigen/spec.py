@@ -109,12 +109,12 @@ class Spec:
     clip: float = config_field(
         1.0, "norm to which the gradient is clipped", high=1e9, low_open=True
     )
-    b2: float = config_field(0.98, "Adam's decay of squared gradients", high=1)
+    b2: float = config_field(0.98, "Adam's decay of squared gradients", high=0.999999)
     accumulate: int = config_field(
         1, "parts of a batch computed one after another, to save memory", low=1, high=2**20
     )
     average: float = config_field(
-        0.0, "moving average of the parameters: what a step keeps of it; 0 is none", high=1
+        0.0, "moving average of the parameters: what a step keeps of it; 0 is none", high=0.999999
     )
     seed: int = config_field(0, "base of every random number", high=2**32 - 1)
     # A generation: what follows is nothing to the first generator
@@ -200,8 +200,8 @@ class Spec:
         """The transformer."""
         encoding = self.numbers
         source, target = lengths(self.size_max, encoding)
-        shared = {field.name: field.name for field in dataclasses.fields(Architecture)}
-        own = {name: getattr(self, name) for name in shared if hasattr(self, name)}
+        shared = fields_of(Architecture).keys() & fields_of(self).keys()
+        own = {name: getattr(self, name) for name in shared}
         return Architecture(len(encoding.symbols), source, target, PAD, **own)
 
     def schedule(self, t: int) -> Schedule:
@@ -285,10 +285,11 @@ def _check_combinations(spec: Spec) -> None:
 
 def read_by(point: Spec) -> set[str]:
     """The fields that a spec without axes reads."""
-    fields = fields_of(point)
-    return reads(
-        {name: getattr(point, name) for name in fields if fields[name].metadata.get("kinds")}
-    )
+    return reads(_kinds_of(vars(point)))
+
+
+def _kinds_of(values: Mapping[str, Any]) -> dict[str, str]:
+    return {n: values[n] for n, field in fields_of(Spec).items() if field.metadata.get("kinds")}
 
 
 def elements(spec: Spec) -> list[Spec]:
@@ -301,7 +302,7 @@ def elements(spec: Spec) -> list[Spec]:
     found = []
     for values in combinations(spec, spec.sweep):
         own = rest | values
-        read = reads({name: own[name] for name in fields if fields[name].metadata.get("kinds")})
+        read = reads(_kinds_of(own))
         unread = {name: fields[name].default for name in rest if name not in read}
         found.append(Spec(**own | unread))
     return found

@@ -20,7 +20,6 @@ MOST_LINES = 12
 # Fields that a caption leaves out: how a run goes, not what it is.
 HIDDEN = ("sweep", "decode_batch", "save_steps", "log_steps", "seed", "k_test", "n_test")
 PER_LINE = 8
-PUBLISHED = 0.65  # p* at which the curve crosses the generator's own accuracy (arXiv 2406.07515)
 
 
 def save(results: xr.Dataset, directory: Path) -> list[Path]:
@@ -91,7 +90,7 @@ def by_p_star(results: xr.Dataset) -> Figure:
             part = at.isel(element=i)
             first, last = part.isel(generation=0), part.isel(generation=-1)
             # p* of the verifier as it is, not as it looks at this tolerance.
-            p_star = 1 / (1 + part.psi / _spec(results)["phi"])
+            p_star = 1 / (1 + part.psi / (part.phi if "phi" in rest else _spec(results)["phi"]))
             label = ", ".join(f"{name} = {_short(part[name].item())}" for name in rest)
             _band(axis, p_star, last, color, label or f"generation {int(last.generation)}")
             axis.axhline(float(first.accuracy.mean()), color=color, ls="--", lw=1)
@@ -191,7 +190,7 @@ def caption(results: xr.Dataset, title: str) -> str:
 
 
 def _lines(results: xr.Dataset, most: int | None = MOST_LINES) -> list[tuple[str, xr.Dataset]]:
-    """The elements with their names, those left out that do not differ from one before."""
+    """The elements with their names, the first `most` of them."""
     axes = _axes(results)
     if not axes:
         return [(_spec(results)["verifier"], results)]

@@ -40,6 +40,8 @@ from synthjax.protocol.spec import SpecError, from_config
         (dict(sweep={"generations": (1, 2)}), "is no field that can be swept"),
         (dict(sweep={"psi": (0.1, 0.5)}), "config.sweep.psi"),
         (dict(initial="checkpoint", generator_model="x", n_real=10), "config.n_real = 10"),
+        (dict(b2=1.0), "config.b2 = 1.0: must be a finite number >= 0 and <= 0.999999"),
+        (dict(average=1.0), "config.average = 1.0"),
         (dict(learning_rate=float("nan")), "must be a finite number"),
     ],
 )

@@ -188,3 +188,22 @@ def test_overfits_64_examples_to_exact_decoding():
         state.params
     )
     np.testing.assert_array_equal(found.tokens[:, 0], batch.target[:, 1:])
+
+
+def test_two_steps_at_most_are_under_way():
+    """When a step's state comes out, the step before has been waited for, and it itself has not."""
+
+    class Waited:
+        def __init__(self, number):
+            self.number = number
+
+        def block_until_ready(self):
+            waited.append(self.number)
+            return self
+
+    waited = []
+    trainer = train.Trainer(None, lambda state, batch: (state + 1, Waited(batch)))
+    for i, (state, before) in enumerate(train.steps(trainer, 0, range(5))):
+        assert state == min(i + 1, 5)
+        assert waited == list(range(min(i, 4)))
+        assert (before is None) == (i == 0)

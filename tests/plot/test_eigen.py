@@ -82,6 +82,9 @@ def test_by_p_star():
     np.testing.assert_allclose(y, 0.15 + 0.01 * np.arange(4))
     level = next(line for line in figure.axes[0].lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(level.get_ydata(), results.accuracy[:, 0, 0, 0].mean())
+    both = made_up(Spec(verifier="noisy", sweep={"phi": (0.5, 1.0), "psi": PSI}))
+    (x, _), _ = drawn(plot.by_p_star(both).axes[0]).values()
+    np.testing.assert_allclose(x, 1 / (1 + np.array(PSI) / 0.5))
     lines = drawn(plot.by_p_star(made_up(SPECS["psi, regime"])).axes[0])
     assert list(lines) == ["regime = replace", "regime = mix"]
 
