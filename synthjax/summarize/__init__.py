@@ -1,0 +1,1 @@
+"""Summarization: articles and their summaries, and a generator that learns from its own."""
