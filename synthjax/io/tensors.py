@@ -29,7 +29,7 @@ def write(folder: Path, params: Mapping[str, Any], config: Mapping[str, Any]) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{TENSORS}.partial"
-        partial.write_bytes(save(_flat(params)))
+        partial.write_bytes(save(flat(params)))
         partial.replace(folder / TENSORS)
         write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     except OSError as error:
@@ -42,39 +42,52 @@ def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises ModelError where a file is missing, is no plain file or not what it should be.
     """
     folder = Path(folder)
-    for name in (TENSORS, CONFIG):
-        try:
-            status = (folder / name).lstat()
-        except OSError as error:
-            raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{folder / name}: is not a plain file")
-        if name == CONFIG and status.st_size > CONFIG_BYTES:
-            raise ModelError(f"{folder / name}: has {status.st_size} bytes, over {CONFIG_BYTES}")
+    check_plain(folder / TENSORS)
+    config = json_object(folder / CONFIG)
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / CONFIG}: is no JSON object")
-    try:
-        flat = load_file(folder / TENSORS)
+        found = load_file(folder / TENSORS)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{folder / TENSORS}: {' '.join(str(error).split())}") from None
-    return _nested(flat, folder), config
+    return nested(found, folder / TENSORS), config
 
 
-def _flat(params: Mapping[str, Any], before: str = "") -> dict[str, np.ndarray]:
+def check_plain(path: Path) -> int:
+    """The bytes of a file that is there and is no link, folder or pipe; or ModelError."""
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path}: is not a plain file")
+    return status.st_size
+
+
+def json_object(path: Path, most: int = CONFIG_BYTES) -> dict[str, Any]:
+    """The JSON object in a plain file of up to `most` bytes; or ModelError."""
+    if (size := check_plain(path)) > most:
+        raise ModelError(f"{path}: has {size} bytes, over {most}")
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: is no JSON object")
+    return found
+
+
+def flat(params: Mapping[str, Any], before: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts as one, names joined by dots."""
     found = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{before}{name}.")
+            found |= flat(value, f"{before}{name}.")
         else:
             found[before + name] = np.ascontiguousarray(value)
     return found
 
 
-def _nested(flat: Mapping[str, np.ndarray], folder: Path) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """One dict as nested ones; ModelError, which names the file, where names contradict."""
     found: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split(".")
@@ -84,6 +97,6 @@ def _nested(flat: Mapping[str, np.ndarray], folder: Path) -> dict[str, Any]:
             if not isinstance(inside, dict):
                 break
         if not isinstance(inside, dict) or name in inside:
-            raise ModelError(f"{folder / TENSORS}: {path!r} is a part of another tensor's name")
+            raise ModelError(f"{file}: {path!r} is a part of another tensor's name")
         inside[name] = value
     return found

@@ -1,12 +1,12 @@
 """Guesses of a sequence model: greedy, beam search and sampling, k for every source, inside jit.
 
-The model starts with `start(source, k)` and goes on with `step(shared, own, tokens, t)`, as
-`seq2seq.Seq2Seq` does; `own` has the leading axes [b, k] and follows its guess. A guess that has
-ended is kept as it is, and decoding stops when all have ended. A guess's score is its
+The model starts with `start(source, k, length)`, goes on with `step(shared, own, tokens, t)`, as
+`seq2seq.Seq2Seq` and `llama.Llama` do; `own` has the leading axes [b, k] and follows its guess. A
+guess that has ended is kept as it is, and decoding stops when all have ended. Its score is its
 log-probability, of EOS too, with no penalty for its length.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,19 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from synthjax.nn.bind import Model, Params
 
-Source = Int[Array, "b s"]
+Source = Any  # whatever the model reads, arrays with leading axis b
 
 
 class Symbols(NamedTuple):
-    """Ids of the symbols with a meaning of their own."""
+    """Ids of the symbols with a meaning of their own.
+
+    Fields: `pad`, −1 where there is none, which nothing guesses; `bos`, after which guesses begin:
+    one, or another for each source; `eos`, with which they end: one, or several.
+    """
 
     pad: int
-    bos: int
-    eos: int
+    bos: int | Int[Array, "b 1"]
+    eos: int | tuple[int, ...]
 
 
 class Guesses(NamedTuple):
@@ -44,7 +48,7 @@ def beam_search(
 
     Up to `length` tokens, EOS among them. k = 1 is greedy decoding.
     """
-    b = len(source)
+    b = _rows(source)
 
     def begin():
         return jnp.full((b, k), -jnp.inf).at[:, 0].set(0)
@@ -53,7 +57,7 @@ def beam_search(
         vocabulary = log_probs.shape[-1]
         scores = found.log_prob[..., None] + log_probs
         best, at = jax.lax.top_k(scores.reshape(b, -1), k)
-        return at // vocabulary, at % vocabulary, best
+        return at // vocabulary if k > 1 else None, at % vocabulary, best
 
     return _decoded(model, params, source, k, symbols, length, begin(), choose)
 
@@ -75,8 +79,6 @@ def sample(
     `top_p` of that (Holtzman et al., *The curious case of neural text degeneration*, 2020) or of
     all. `log_prob` is the model's own, at temperature 1.
     """
-    b = len(source)
-    same = jnp.broadcast_to(jnp.arange(k), (b, k))
 
     def choose(t, log_probs, found: Guesses):
         logits = log_probs / temperature
@@ -87,9 +89,10 @@ def sample(
         )(keys)
         token = jnp.argmax(logits + drawn, -1)
         own = jnp.take_along_axis(log_probs, token[..., None], -1)[..., 0]
-        return same, token, found.log_prob + own
+        return None, token, found.log_prob + own
 
-    return _decoded(model, params, source, k, symbols, length, jnp.zeros((b, k)), choose)
+    zero = jnp.zeros((_rows(source), k))
+    return _decoded(model, params, source, k, symbols, length, zero, choose)
 
 
 def _nucleus(logits: Float[Array, "b k v"], top_p) -> Float[Array, "b k v"]:
@@ -102,9 +105,15 @@ def _nucleus(logits: Float[Array, "b k v"], top_p) -> Float[Array, "b k v"]:
     return jnp.where(kept, logits, -jnp.inf)
 
 
+def _rows(source) -> int:
+    return len(jax.tree.leaves(source)[0])
+
+
 def _decoded(model, params, source, k, symbols, length, scores, choose) -> Guesses:
-    b = len(source)
-    shared, own = model.apply(params, "start", source, k)
+    """`choose` gives each guess's parent (None: itself), its token and its score."""
+    b = _rows(source)
+    eos = jnp.atleast_1d(jnp.asarray(symbols.eos))
+    shared, own = model.apply(params, "start", source, k, length)
 
     def alive(state):
         t, _, _, found = state
@@ -116,7 +125,7 @@ def _decoded(model, params, source, k, symbols, length, scores, choose) -> Guess
         vocabulary = jnp.arange(logits.shape[-1])
         log_probs = jnp.where(vocabulary == symbols.pad, -jnp.inf, jax.nn.log_softmax(logits))
         # What has ended goes on with PAD, at no cost.
-        resting = jnp.where(vocabulary == symbols.pad, 0.0, -jnp.inf)
+        resting = jnp.where(vocabulary == max(symbols.pad, 0), 0.0, -jnp.inf)
         log_probs = jnp.where(found.ended[..., None], resting, log_probs)
         parent, token, score = choose(t, log_probs, found)
 
@@ -124,12 +133,14 @@ def _decoded(model, params, source, k, symbols, length, scores, choose) -> Guess
             index = parent.reshape(b, k, *[1] * (leaf.ndim - 2))
             return jnp.take_along_axis(leaf, index, 1)
 
-        own, found = jax.tree.map(follow, own), jax.tree.map(follow, found)
+        if parent is not None:
+            own, found = jax.tree.map(follow, own), jax.tree.map(follow, found)
+        token = jnp.where(found.ended, symbols.pad, token)
         tokens = jax.lax.dynamic_update_slice_in_dim(found.tokens, token[..., None], t, 2)
-        found = Guesses(tokens, score, found.ended | (token == symbols.eos))
+        found = Guesses(tokens, score, found.ended | jnp.isin(token, eos))
         return t + 1, token, own, found
 
-    first = jnp.full((b, k), symbols.bos, jnp.int32)
+    first = jnp.broadcast_to(jnp.asarray(symbols.bos, jnp.int32), (b, k))
     nothing = jnp.full((b, k, length), symbols.pad, jnp.int32)
     state = (jnp.int32(0), first, own, Guesses(nothing, scores, jnp.zeros((b, k), bool)))
     return jax.lax.while_loop(alive, one_token, state)[3]

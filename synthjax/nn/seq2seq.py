@@ -99,8 +99,8 @@ class Seq2Seq(nnx.Module):
             x = layer.whole(x, causal, layer.read(memory), there[:, None, None, :])
         return self._out(x)
 
-    def start(self, source: Int[Array, "b s"], k: int) -> tuple[Cache, Cache]:
-        """Before the first token of k guesses for each source.
+    def start(self, source: Int[Array, "b s"], k: int, length: int) -> tuple[Cache, Cache]:
+        """Before the first of up to `length` tokens of k guesses for each source.
 
         Returns what the guesses share, with leading axis b, and what each has of its own: [b, k].
         """
@@ -111,7 +111,7 @@ class Seq2Seq(nnx.Module):
         for i, layer in enumerate(self.decoder):
             shared[f"keys_{i}"], shared[f"values_{i}"] = layer.read(memory)
             for name in ("keys", "values"):
-                own[f"{name}_{i}"] = jnp.zeros((b, k, a.heads, a.target_length, head), self.dtype)
+                own[f"{name}_{i}"] = jnp.zeros((b, k, a.heads, length, head), self.dtype)
         return shared, own
 
     def step(
@@ -119,7 +119,7 @@ class Seq2Seq(nnx.Module):
     ) -> tuple[Float[Array, "b k v"], Cache]:
         """Logits of token t + 1, float32, from token number t of every guess."""
         x = self.target(tokens, t)
-        past = jnp.arange(self.a.target_length) <= t
+        past = jnp.arange(own["keys_0"].shape[3]) <= t
         new = {}
         for i, layer in enumerate(self.decoder):
             memory = shared[f"keys_{i}"], shared[f"values_{i}"]

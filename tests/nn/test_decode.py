@@ -99,7 +99,7 @@ def test_cached_logits_are_the_uncached_ones():
     model, params = model_of(seed=2, target_length=9)
     target = jax.random.randint(jax.random.key(0), (3, 9), 1, V)
     expected = model.apply(params, "logits", SOURCE, target)
-    shared, own = model.apply(params, "start", SOURCE, 1)
+    shared, own = model.apply(params, "start", SOURCE, 1, 9)
     for t in range(9):
         found, own = model.apply(params, "step", shared, own, target[:, t : t + 1], jnp.int32(t))
         np.testing.assert_allclose(found[:, 0], expected[:, t], **CLOSE)
@@ -146,7 +146,7 @@ def test_temperature_and_top_p():
     model, params = model_of(seed=4)
     temperature, top_p, k = 3.0, 0.8, 20_000
     found = drawn(model, params, k, temperature=temperature, top_p=top_p)
-    shared, own = model.apply(params, "start", SOURCE, 1)
+    shared, own = model.apply(params, "start", SOURCE, 1, LENGTH)
     logits, _ = model.apply(params, "step", shared, own, jnp.full((3, 1), BOS), jnp.int32(0))
     for row in range(len(SOURCE)):
         chance = np.exp(np.asarray(logits[row, 0], np.float64) / temperature)

@@ -87,5 +87,5 @@ def test_bfloat16_computes_nearly_the_same_from_float32_parameters():
     found, expected = (m.apply(params, "logits", SOURCE, TARGET) for m in (half, model))
     assert found.dtype == jnp.float32
     assert 1e-5 < np.abs(found - expected).max() < 0.05
-    _, own = half.apply(params, "start", SOURCE, 2)
+    _, own = half.apply(params, "start", SOURCE, 2, 3)
     assert {leaf.dtype for leaf in own.values()} == {jnp.dtype("bfloat16")}

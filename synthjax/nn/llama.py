@@ -1,0 +1,422 @@
+"""The Llama family: decoder-only transformers, with the names and layouts of Hugging Face.
+
+Touvron et al., *Llama 2: open foundation and fine-tuned chat models*, 2023; with a bias on q, k and
+v it is Qwen2, with a window Mistral. A parameter's path is its name in a Hugging Face file and its
+array lies as it does there, [out, in], so that import and export change nothing.
+
+Sequences may share a row: tokens attend to earlier ones of the same `segments` number, and 0 is
+padding, on either side. Decoding is cached: `start` reads the prompts, which guesses share, and
+`step` one token of every guess.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from synthjax.nn.bind import Model, bind
+
+Cache = dict[str, Array]
+Prompts = tuple[Int[Array, "b s"], Int[Array, " b"]]
+LOGITS = 2**28  # logits that are held at a time where a loss is computed: 1 GiB
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's: wavelengths over `original / low` tokens are `factor` times as long.
+
+    Those under `original / high` stay as they are, those between change smoothly.
+    """
+
+    factor: float
+    low: float
+    high: float
+    original: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What a model is built like.
+
+    Fields: `feed_forward`, the width of that part; `kv_heads`, which query heads share in turn;
+    `head`, the width of a head; `context`, tokens that it was made for; `window`, tokens to which
+    one attends at most, 0 for all; `tied`: the output is the embedding; `qkv_bias`.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    feed_forward: int
+    context: int
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    epsilon: float = 1e-5
+    tied: bool = True
+    qkv_bias: bool = False
+    window: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of every matrix of the layers (Hu et al., *LoRA*, 2021): W + (α/r) B A."""
+
+    rank: int
+    alpha: float
+
+
+def build(
+    architecture: Architecture,
+    dtype: jnp.dtype = jnp.float32,
+    lora: Lora | None = None,
+    remat: bool = False,
+) -> Model:
+    """The transformer with float32 parameters, which computes in `dtype`.
+
+    Its methods: `logits`, `log_probs`, `start`, `step` of `Llama`. `remat`: layers are computed
+    again for their gradient, which takes less memory and a third more time. Adapters are
+    parameters beside the matrix that they adapt, `lora_a` and `lora_b`.
+    """
+    return bind(lambda rngs: Llama(architecture, dtype, lora, remat, rngs))
+
+
+class Llama(nnx.Module):
+    """Logits of the next token."""
+
+    def __init__(self, a: Architecture, dtype, lora: Lora | None, remat: bool, rngs: nnx.Rngs):
+        self.a, self.dtype, self.remat = a, dtype, remat
+        self.model = Decoder(a, dtype, lora, rngs)
+        if not a.tied:
+            self.lm_head = Linear(a.width, a.vocabulary, False, dtype, None, rngs)
+
+    def logits(
+        self,
+        tokens: Int[Array, "b t"],
+        segments: Int[Array, "b t"] | None = None,
+        positions: Int[Array, "b t"] | None = None,
+    ) -> Float[Array, "b t v"]:
+        """Of the token after each, float32.
+
+        Without `segments` a row is one sequence from its first column on (padding after it needs
+        no mask). Positions count from a sequence's first token, which are needed where it is not
+        the first of its row.
+        """
+        return self._out(self._hidden(tokens, segments, positions))
+
+    def log_probs(
+        self,
+        tokens: Int[Array, "b t"],
+        segments: Int[Array, "b t"] | None = None,
+        positions: Int[Array, "b t"] | None = None,
+    ) -> Float[Array, "b t-1"]:
+        """Natural log-probability of every token but the first of a row, given those before it.
+
+        Logits are never there all at once where they would take more than `LOGITS`.
+        """
+        x = self._hidden(tokens, segments, positions)[:, :-1]
+        b, t = x.shape[:2]
+
+        def some(x, labels):
+            logits = self._out(x)
+            own = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+            return own - jax.nn.logsumexp(logits, -1)
+
+        parts = -(-b * t * self.a.vocabulary // LOGITS)
+        if parts == 1:
+            return some(x, tokens[:, 1:])
+        size = -(-t // parts)
+        pad = [(0, 0), (0, size * parts - t)]
+        x = jnp.pad(x, [*pad, (0, 0)]).reshape(b, parts, size, -1).swapaxes(0, 1)
+        labels = jnp.pad(tokens[:, 1:], pad).reshape(b, parts, size).swapaxes(0, 1)
+        found = jax.lax.map(jax.checkpoint(lambda part: some(*part)), (x, labels))
+        return found.swapaxes(0, 1).reshape(b, -1)[:, :t]
+
+    def start(self, source: Prompts, k: int, length: int):
+        """Before the first of up to `length` tokens of k guesses after each prompt.
+
+        Prompts, (tokens, how many there are), begin in column 0. The last token of each is not
+        read: the first step takes it.
+        Returns what the guesses share, with leading axis b, and what each has of its own: [b, k].
+        """
+        tokens, lengths = source
+        there = jnp.arange(tokens.shape[1]) < lengths[:, None] - 1
+        x = self.model.embed_tokens(tokens)
+        rotary = self._rotary(jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
+        shared, own = {"there": there, "lengths": lengths - 1}, {}
+        shape = (len(tokens), k, self.a.kv_heads, length, self.a.head)
+        for i, layer in enumerate(self.model.layers):
+            # Padding comes last: with what is causal it needs no mask of its own.
+            x, (shared[f"keys_{i}"], shared[f"values_{i}"]) = layer.whole(x, None, rotary)
+            for name in ("keys", "values"):
+                own[f"{name}_{i}"] = jnp.zeros(shape, self.dtype)
+        return shared, own
+
+    def step(self, shared: Cache, own: Cache, tokens: Int[Array, "b k"], t: Int[Array, ""]):
+        """Logits of token t + 1, float32, from token number t of every guess."""
+        x = self.model.embed_tokens(tokens)
+        position = shared["lengths"][:, None] + t
+        rotary = self._rotary(jnp.broadcast_to(position, tokens.shape))
+        column = jnp.arange(shared["there"].shape[1])
+        read = shared["there"]
+        if self.a.window:
+            read &= column > position - self.a.window
+        new = {}
+        for i, layer in enumerate(self.model.layers):
+            prompt = shared[f"keys_{i}"], shared[f"values_{i}"]
+            cache = own[f"keys_{i}"], own[f"values_{i}"]
+            x, (new[f"keys_{i}"], new[f"values_{i}"]) = layer.one(x, cache, t, prompt, read, rotary)
+        return self._out(x), new
+
+    def _hidden(self, tokens, segments, positions):
+        if positions is None:
+            there = jnp.ones_like(tokens) if segments is None else segments > 0
+            positions = jnp.maximum(jnp.cumsum(there, 1) - 1, 0)
+        rotary = self._rotary(positions)
+        mask = None if segments is None else self._mask(segments)
+        x = self.model.embed_tokens(tokens)
+        for layer in self.model.layers:
+            whole = lambda x, layer=layer: layer.whole(x, mask, rotary)[0]  # noqa: E731
+            x = (jax.checkpoint(whole) if self.remat else whole)(x)
+        return x
+
+    def _mask(self, segments: Int[Array, "b t"]) -> Bool[Array, "b 1 t t"]:
+        """To what each token attends; one of padding to itself, so that nothing is divided by 0."""
+        t = jnp.arange(segments.shape[1])
+        causal = _causal(len(t), self.a.window)
+        same = segments[:, :, None] == segments[:, None, :]
+        there = (segments > 0)[:, None, :]
+        return ((causal & same & there) | (t[:, None] == t))[:, None]
+
+    def _rotary(self, positions: Int[Array, "b t"]) -> tuple[Array, Array]:
+        """Cosine and sine of every token's angles, [b, t, head], float32."""
+        angles = positions[..., None].astype(jnp.float32) * _frequencies(self.a)
+        angles = jnp.concatenate([angles, angles], -1)
+        return jnp.cos(angles), jnp.sin(angles)
+
+    def _out(self, x):
+        x = self.model.norm(x)
+        if self.a.tied:
+            table = self.model.embed_tokens.weight[...].astype(self.dtype)
+            return jnp.einsum("...w,vw->...v", x, table, preferred_element_type=jnp.float32)
+        return self.lm_head(x, jnp.float32)
+
+
+@functools.lru_cache
+def _frequencies(a: Architecture) -> np.ndarray:
+    """Radians a token, for half a head."""
+    found = a.rope_theta ** -(np.arange(0, a.head, 2, dtype=np.float64) / a.head)
+    if scaling := a.rope_scaling:
+        length = 2 * math.pi / found
+        # 1 where wavelengths are short, 0 where they are long
+        share = scaling.original / length - scaling.low
+        share = np.clip(share / (scaling.high - scaling.low), 0, 1)
+        found = found * (share + (1 - share) / scaling.factor)
+    return found.astype(np.float32)
+
+
+def _causal(t: int, window: int) -> Bool[np.ndarray, "t t"]:
+    past = np.arange(t)[:, None] - np.arange(t)
+    return (past >= 0) & (past < window) if window else past >= 0
+
+
+def _turned(x: Float[Array, "... h d"], rotary) -> Float[Array, "... h d"]:
+    """Rotated by the tokens' angles: the halves of a head are the two parts of its pairs."""
+    cosine, sine = (part[..., None, :] for part in rotary)
+    first, second = jnp.split(x, 2, -1)
+    turned = jnp.concatenate([-second, first], -1)
+    return (x * cosine + turned * sine).astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """Symbols, [vocabulary, width]."""
+
+    def __init__(self, vocabulary: int, width: int, dtype, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (vocabulary, width)))
+
+    def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... w"]:
+        """Embedded."""
+        return self.weight[...].astype(self.dtype)[tokens]
+
+
+class Linear(nnx.Module):
+    """x Wᵀ + b, with W [out, in]; initial weights as Llama's, normal of 0.02."""
+
+    def __init__(self, inside: int, outside: int, bias: bool, dtype, lora, rngs: nnx.Rngs):
+        self.dtype, self.lora = dtype, lora
+        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (outside, inside)))
+        self.bias = nnx.Param(jnp.zeros(outside)) if bias else None
+        if lora:
+            drawn = jax.random.normal(rngs.params(), (lora.rank, inside))
+            self.lora_a = nnx.Param(drawn / math.sqrt(inside))
+            self.lora_b = nnx.Param(jnp.zeros((outside, lora.rank)))
+
+    def __call__(self, x: Float[Array, "... i"], out=None) -> Float[Array, "... o"]:
+        """Applied, in `out` where that is another dtype."""
+
+        def times(x, weight):
+            weight = weight[...].astype(self.dtype)
+            return jnp.einsum("...i,oi->...o", x, weight, preferred_element_type=out or self.dtype)
+
+        y = times(x, self.weight)
+        if self.lora:
+            inner = times(x, self.lora_a).astype(self.dtype)
+            y = y + times(inner, self.lora_b) * (self.lora.alpha / self.lora.rank)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Scaled to a root mean square of 1, in float32."""
+
+    def __init__(self, a: Architecture, dtype):
+        self.dtype, self.epsilon = dtype, a.epsilon
+        self.weight = nnx.Param(jnp.ones(a.width))
+
+    def __call__(self, x: Float[Array, "... w"]) -> Float[Array, "... w"]:
+        """Normalised."""
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.epsilon)
+        return self.weight[...].astype(self.dtype) * x.astype(self.dtype)
+
+
+class Decoder(nnx.Module):
+    """Everything but the output: Hugging Face's `model`."""
+
+    def __init__(self, a: Architecture, dtype, lora, rngs):
+        self.embed_tokens = Embedding(a.vocabulary, a.width, dtype, rngs)
+        self.layers = nnx.List([Layer(a, dtype, lora, rngs) for _ in range(a.layers)])
+        self.norm = RMSNorm(a, dtype)
+
+
+class Layer(nnx.Module):
+    """Self-attention and the gated feed-forward part (SwiGLU), residual both."""
+
+    def __init__(self, a: Architecture, dtype, lora, rngs):
+        self.self_attn = Attention(a, dtype, lora, rngs)
+        self.mlp = FeedForward(a, dtype, lora, rngs)
+        self.input_layernorm = RMSNorm(a, dtype)
+        self.post_attention_layernorm = RMSNorm(a, dtype)
+
+    def whole(self, x, mask, rotary):
+        """All tokens at once, with their keys and values; no mask: what is causal."""
+        told, cache = self.self_attn.whole(self.input_layernorm(x), mask, rotary)
+        x = x + told
+        return x + self.mlp(self.post_attention_layernorm(x)), cache
+
+    def one(self, x, cache, t, prompt, read, rotary):
+        """Token number t of every guess [b, k, w], and the cache with it."""
+        told, cache = self.self_attn.one(self.input_layernorm(x), cache, t, prompt, read, rotary)
+        x = x + told
+        return x + self.mlp(self.post_attention_layernorm(x)), cache
+
+
+class FeedForward(nnx.Module):
+    """W_down(silu(W_gate x) · W_up x)."""
+
+    def __init__(self, a: Architecture, dtype, lora, rngs):
+        self.gate_proj = Linear(a.width, a.feed_forward, False, dtype, lora, rngs)
+        self.up_proj = Linear(a.width, a.feed_forward, False, dtype, lora, rngs)
+        self.down_proj = Linear(a.feed_forward, a.width, False, dtype, lora, rngs)
+
+    def __call__(self, x):
+        """Applied."""
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Attention(nnx.Module):
+    """Attention whose query heads share keys and values in groups (Ainslie et al., *GQA*, 2023)."""
+
+    def __init__(self, a: Architecture, dtype, lora, rngs):
+        self.a = a
+        for name, heads in (("q_proj", a.heads), ("k_proj", a.kv_heads), ("v_proj", a.kv_heads)):
+            part = Linear(a.width, heads * a.head, a.qkv_bias, dtype, lora, rngs)
+            setattr(self, name, part)
+        self.o_proj = Linear(a.heads * a.head, a.width, False, dtype, lora, rngs)
+
+    def _qkv(self, x, rotary):
+        """Queries, keys and values of tokens [..., h, d], rotated."""
+        parts = (part(x) for part in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (part.reshape(*x.shape[:-1], -1, self.a.head) for part in parts)
+        return _turned(q, rotary), _turned(k, rotary), v
+
+    def whole(self, x: Float[Array, "b t w"], mask: Bool[Array, "b 1 t t"] | None, rotary):
+        """All tokens at once, and keys and values as [b, kv, t, d]."""
+        q, k, v = self._qkv(x, rotary)
+        if jax.default_backend() == "gpu" and x.dtype == jnp.bfloat16 and self.a.head % 8 == 0:
+            how = dict(is_causal=True) if mask is None and not self.a.window else {}
+            if not how:
+                how = dict(mask=_causal(x.shape[1], self.a.window) if mask is None else mask)
+            told = jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **how)
+            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        else:
+            mask = _causal(x.shape[1], self.a.window) if mask is None else mask[:, :, None]
+            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+            told = self._attended(q, k, v, mask)
+        return self.o_proj(told.reshape(*x.shape[:2], -1)), (k, v)
+
+    def _attended(self, q, k, v, mask):
+        """Queries [b, t, h, d] to keys and values [b, kv, s, d], where `mask`.
+
+        Written out with the heads outside, which is faster on a CPU (see `nn.seq2seq`).
+        """
+        b, t = q.shape[:2]
+        q = q.reshape(b, t, self.a.kv_heads, -1, self.a.head).transpose(0, 2, 3, 1, 4)
+        scores = jnp.einsum("bngtd,bnsd->bngts", q, k).astype(jnp.float32)
+        scores = jnp.where(mask, scores / math.sqrt(self.a.head), -jnp.inf)
+        weights = jax.nn.softmax(scores).astype(v.dtype)
+        return jnp.einsum("bngts,bnsd->btngd", weights, v)
+
+    def one(self, x: Float[Array, "b k w"], cache, t, prompt, read: Bool[Array, "b s"], rotary):
+        """A token of every guess: it attends to the prompt, where `read`, and to its guess."""
+        a = self.a
+        q, *new = self._qkv(x, rotary)
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, one[:, :, :, None], t, 3)
+            for old, one in zip(cache, new, strict=True)
+        )
+        q = q.reshape(*x.shape[:2], a.kv_heads, -1, a.head)
+        past = jnp.arange(keys.shape[3])
+        written = past <= t
+        if a.window:
+            written &= past > t - a.window
+        scores = jnp.concatenate(
+            [
+                jnp.where(
+                    read[:, None, None, None],
+                    jnp.einsum("bkngd,bnsd->bkngs", q, prompt[0]).astype(jnp.float32),
+                    -jnp.inf,
+                ),
+                jnp.where(
+                    written,
+                    jnp.einsum("bkngd,bknsd->bkngs", q, keys).astype(jnp.float32),
+                    -jnp.inf,
+                ),
+            ],
+            -1,
+        )
+        weights = jax.nn.softmax(scores / math.sqrt(a.head)).astype(values.dtype)
+        s = prompt[0].shape[2]
+        told = jnp.einsum("bkngs,bnsd->bkngd", weights[..., :s], prompt[1])
+        told = told + jnp.einsum("bkngs,bknsd->bkngd", weights[..., s:], values)
+        return self.o_proj(told.reshape(*x.shape[:2], -1)), (keys, values)
+
+
+def merged(params: dict, lora: Lora) -> dict:
+    """Parameters without adapters that compute what those with them do."""
+    if "lora_a" in params:
+        params = dict(params)
+        a, b = params.pop("lora_a"), params.pop("lora_b")
+        weight = params["weight"]
+        params["weight"] = (weight + (lora.alpha / lora.rank) * (b @ a)).astype(weight.dtype)
+        return params
+    return {
+        name: merged(part, lora) if isinstance(part, dict) else part
+        for name, part in params.items()
+    }

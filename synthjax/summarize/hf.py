@@ -1,0 +1,326 @@
+"""Hugging Face directories: language models of the Llama family, read and written without PyTorch.
+
+    from synthjax.summarize import hf
+
+    lm = hf.load("SmolLM2-135M")
+    lm.generate(["The moon is"], max_new_tokens=20)
+    hf.save(lm, "copy")
+
+Llama 2 and 3, SmolLM2, Qwen2 and 2.5, Mistral. Nothing in a directory is executed.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import transformers
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from synthjax.io import shards
+from synthjax.io.tensors import CONFIG, CONFIG_BYTES, ModelError, check_plain, json_object, nested
+from synthjax.nn import llama, sharding
+from synthjax.nn.bind import Params
+from synthjax.nn.llama import Architecture, RopeScaling
+from synthjax.summarize import model
+from synthjax.summarize.model import Language
+
+Host = np.ndarray
+TOKENIZER_BYTES = 2**28
+# Hugging Face's names of the families, and what their configs say where they say nothing.
+FAMILIES = {
+    "llama": ("LlamaForCausalLM", {"rms_norm_eps": 1e-6}),
+    "mistral": ("MistralForCausalLM", {"rms_norm_eps": 1e-6, "num_key_value_heads": 8}),
+    "qwen2": ("Qwen2ForCausalLM", {"rms_norm_eps": 1e-6, "num_key_value_heads": 32}),
+}
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LM:
+    """A language model: its parameters on a mesh, its tokenizer (or None) and config.json."""
+
+    language: Language
+    params: Params
+    mesh: Mesh
+    config: Mapping[str, Any]
+    tokenizer: Any = None
+
+    def logits(self, tokens: Int[Host, "b t"], mask: Int[Host, "b t"]) -> Float[Host, "b t v"]:
+        """Of the token after each, float32. `mask` is 0 for padding, on either side."""
+        return model.logits(self.language, self.params, self.mesh, tokens, mask)
+
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str] | list[list[int]]:
+        """What follows each prompt: texts after texts, ids after ids. Temperature 0 is greedy.
+
+        A text gets a BOS before it, where the model has one; ids are taken as they are.
+        """
+        texts = isinstance(prompts[0], str)
+        ids = [self._ids(prompt) for prompt in prompts] if texts else prompts
+        keys = None
+        if temperature > 0:
+            base = jax.random.key(seed, impl="threefry2x32")
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(base, jnp.arange(len(ids)))
+        found = model.generate(
+            self.language, self.params, self.mesh, ids, 1, max_new_tokens, keys, temperature, top_p
+        )
+        rows = [[int(token) for token in row[0] if token != model.NONE] for row in found.tokens]
+        if not texts:
+            return rows
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def perplexity(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        targets: Sequence[str] | Sequence[Sequence[int]],
+    ) -> Float[Host, " b"]:
+        """exp of the mean negative log-likelihood of a target's tokens after its prompt."""
+        if isinstance(prompts[0], str):
+            prompts = [self._ids(prompt) for prompt in prompts]
+            targets = [self.tokenizer.encode(text, add_special_tokens=False) for text in targets]
+        total = model.log_probs(self.language, self.params, self.mesh, prompts, targets)
+        return np.exp(-total / np.array([len(target) for target in targets]))
+
+    def _ids(self, text: str) -> list[int]:
+        if self.tokenizer is None:
+            raise ModelError("the directory has no tokenizer: give ids instead of texts")
+        # Fast tokenizers do not agree on whether they add it.
+        start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        return start + self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def load(folder: str | os.PathLike, precision: str = "float32", mesh: Mesh | None = None) -> LM:
+    """The model of a directory, tensor by tensor onto the mesh, in the dtypes that it is saved in.
+
+    `precision`: what it computes in, float32 or bfloat16. Raises ModelError where the directory
+    is no model that can be used here: the path and the reason.
+    """
+    folder, mesh = Path(folder), mesh or sharding.mesh()
+    config = read_config(folder)
+    architecture = architecture_of(config, folder / CONFIG)
+    eos = config.get("eos_token_id")
+    eos = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+    language = Language(architecture, eos or (model.NONE,), precision)
+    tokenizer = load_tokenizer(folder, architecture.vocabulary)
+    return LM(language, _params(folder, architecture, mesh), mesh, config, tokenizer)
+
+
+def save(lm: LM, folder: str | os.PathLike, shard_bytes: int = shards.SHARD_BYTES) -> None:
+    """Write a directory that transformers loads. Raises WorkdirError where the disk refuses it."""
+    folder = Path(folder)
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(lm.params)}
+    config = {k: v for k, v in lm.config.items() if k not in ("dtype", "torch_dtype")}
+    config["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
+    if lm.tokenizer is not None:
+        lm.tokenizer.save_pretrained(folder)
+    shards.write(folder, flat_leaves(lm.params), config, shard_bytes)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a directory; ModelError where it is none, or wants code of its own."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: is no folder")
+    config = json_object(folder / CONFIG)
+    if "auto_map" in config:
+        raise ModelError(f"{folder / CONFIG}: has auto_map, code of its own, which is never run")
+    return config
+
+
+def architecture_of(config: Mapping[str, Any], file: Path) -> Architecture:
+    """What a config.json asks for, in transformers' style of before and since version 5.
+
+    Raises ModelError, which names the file, for what is missing, not a number or not supported.
+    """
+
+    def refuse(rule):
+        raise ModelError(f"{file}: {rule}")
+
+    family = config.get("model_type")
+    named = config.get("architectures") or []
+    known = {name: kind for kind, (name, _) in FAMILIES.items()}
+    if family not in FAMILIES or (named and named[0] != FAMILIES[family][0]):
+        refuse(
+            f"is of {named[0] if named else family!r}, which is not supported; "
+            f"supported: {', '.join(known)}"
+        )
+    config = {**FAMILIES[family][1], **{k: v for k, v in config.items() if v is not None}}
+
+    def number(name, default=None, kind=int, low=1, high=2**31):
+        value = config.get(name, default)
+        whole = isinstance(value, int if kind is int else (int, float))
+        if not whole or isinstance(value, bool) or not low <= value <= high:
+            refuse(f"{name} = {value!r} must be a number from {low} to {high}")
+        return kind(value)
+
+    def flag(name, default=False):
+        value = config.get(name, default)
+        if not isinstance(value, bool):
+            refuse(f"{name} = {value!r} must be true or false")
+        return value
+
+    if config.get("hidden_act", "silu") != "silu":
+        refuse(f"hidden_act = {config['hidden_act']!r} is not supported; supported: silu")
+    for name in ("mlp_bias", "quantization_config"):
+        if config.get(name):
+            refuse(f"{name} is not supported")
+    if family == "llama" and flag("attention_bias"):
+        refuse("attention_bias is not supported")
+    width, heads = number("hidden_size", high=2**20), number("num_attention_heads", high=2**14)
+    if width % heads and "head_dim" not in config:
+        refuse(f"hidden_size = {width} must be a multiple of num_attention_heads = {heads}")
+    kv_heads = number("num_key_value_heads", heads, high=2**14)
+    if heads % kv_heads:
+        refuse(f"num_attention_heads = {heads} must be a multiple of num_key_value_heads")
+    head = number("head_dim", width // heads, high=2**12)
+    if head % 2:
+        refuse(f"head_dim = {head} must be even")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        refuse("rope_parameters is no object")
+    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+    if not isinstance(theta, int | float) or not 1 <= theta < math.inf:
+        refuse(f"rope_theta = {theta!r} must be a number of 1 or more")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    scaling = None
+    if kind == "llama3":
+        names = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
+        if not all(isinstance(rope.get(name), int | float) and rope[name] > 0 for name in names):
+            refuse(f"rope scaling llama3 needs the numbers {', '.join(names)}")
+        scaling = RopeScaling(*(rope[name] for name in names))
+    elif kind != "default":
+        refuse(f"rope scaling {kind!r} is not supported; supported: default, llama3")
+    windowed = family == "mistral" or (family == "qwen2" and flag("use_sliding_window"))
+    if windowed and family == "qwen2":
+        refuse("use_sliding_window is not supported")
+    return Architecture(
+        vocabulary=number("vocab_size", high=2**24),
+        width=width,
+        layers=number("num_hidden_layers", high=2**10),
+        heads=heads,
+        kv_heads=kv_heads,
+        head=head,
+        feed_forward=number("intermediate_size", high=2**20),
+        context=number("max_position_embeddings", 2048),
+        rope_theta=float(theta),
+        rope_scaling=scaling,
+        epsilon=number("rms_norm_eps", kind=float, low=0, high=1),
+        tied=flag("tie_word_embeddings"),
+        qkv_bias=family == "qwen2",
+        window=number("sliding_window", 0, low=0) if windowed else 0,
+    )
+
+
+def config_of(architecture: Architecture, eos: tuple[int, ...], bos: int | None) -> dict[str, Any]:
+    """config.json of a Llama of our own."""
+    a = architecture
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": a.vocabulary,
+        "hidden_size": a.width,
+        "intermediate_size": a.feed_forward,
+        "num_hidden_layers": a.layers,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "head_dim": a.head,
+        "max_position_embeddings": a.context,
+        "rms_norm_eps": a.epsilon,
+        "rope_theta": a.rope_theta,
+        "tie_word_embeddings": a.tied,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": bos,
+        "eos_token_id": list(eos) if len(eos) > 1 else eos[0],
+    }
+
+
+def load_tokenizer(folder: Path, vocabulary: int) -> Any:
+    """The tokenizer of a directory, None where there is none.
+
+    Raises ModelError where a file of it is broken, wants code of its own, or has more symbols than
+    the model.
+    """
+    there = [name for name in _TOKENIZER if os.path.lexists(folder / name)]
+    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & {*there}:
+        return None
+    for name in there:
+        if (size := check_plain(folder / name)) > TOKENIZER_BYTES:
+            raise ModelError(f"{folder / name}: has {size} bytes, over {TOKENIZER_BYTES}")
+    if "tokenizer_config.json" in there:
+        about = json_object(folder / "tokenizer_config.json", 8 * CONFIG_BYTES)
+        if "auto_map" in about:
+            raise ModelError(
+                f"{folder}/tokenizer_config.json: has auto_map, code of its own, which is never run"
+            )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(folder.absolute()), local_files_only=True, trust_remote_code=False
+        )
+        size = len(tokenizer)
+    except Exception as error:  # whatever files that anybody may have written provoke
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: its tokenizer cannot be read ({reason})") from None
+    if size > vocabulary:
+        raise ModelError(
+            f"{folder}: the tokenizer has {size} symbols, and the model's embedding {vocabulary}"
+        )
+    return tokenizer
+
+
+def flat_leaves(params: Params) -> dict[str, jax.Array]:
+    """Parameters by their names, where they are."""
+    leaves = jax.tree.leaves_with_path(params)
+    return {".".join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def _params(folder: Path, architecture: Architecture, mesh: Mesh) -> Params:
+    wanted = flat_leaves(llama.build(architecture).shapes)
+    found = shards.tensors_of(folder)
+    rest = {name for name in found if name not in wanted and not name.endswith(".inv_freq")}
+    rest -= {"lm_head.weight"} if architecture.tied else set()
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise ModelError(f"{folder}: lacks {_some(missing)}, which {CONFIG} asks for")
+    if rest:
+        raise ModelError(f"{folder}: has {_some(sorted(rest))}, which {CONFIG} does not ask for")
+    for name, leaf in wanted.items():
+        tensor = found[name]
+        if tensor.shape != leaf.shape:
+            raise ModelError(
+                f"{tensor.file}: {name} has the shape {list(tensor.shape)}, and {CONFIG} asks for "
+                f"{list(leaf.shape)}"
+            )
+        if tensor.dtype not in DTYPES:
+            raise ModelError(f"{tensor.file}: {name} is {tensor.dtype}; one of {', '.join(DTYPES)}")
+    place = sharding.whole(mesh)
+    read = shards.arrays({name: found[name] for name in wanted})
+    return nested({name: jax.device_put(array, place) for name, array in read}, folder)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
