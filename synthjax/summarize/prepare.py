@@ -49,8 +49,8 @@ class Prepared(NamedTuple):
 
     splits: train | validation | test -> pairs, in the order of the source.
     report: numbers of pairs: `read`; `kept`; `dropped`, reason -> number; `repaired`, the kept with
-      damaged characters put right; `damaged`, the kept where some are lost for good (U+FFFD); and
-      `train`, `validation`, `test`.
+      damaged characters put right; `damaged`, the kept that hold U+FFFD, which mostly stands for a
+      lost character; and `train`, `validation`, `test`.
     """
 
     splits: dict[str, list[Pair]]
@@ -95,7 +95,7 @@ def describe(prepared: Prepared) -> str:
     lines = [f"read {report['read']}, kept {report['kept']}"]
     lines += [f"dropped {count}: {reason}" for reason, count in report["dropped"].items()]
     lines += [
-        f"characters repaired in {report['repaired']}, lost for good in {report['damaged']}",
+        f"characters repaired in {report['repaired']}, U+FFFD left in {report['damaged']}",
         ", ".join(f"{split} {report[split]}" for split in SPLITS),
     ]
     pair = next(pair for split in SPLITS for pair in prepared.splits[split])
@@ -201,16 +201,16 @@ def debian(lines: Iterable[str]) -> Prepared:
     gathered = _Gathering()
     for package, synopsis, body in _stanzas(lines):
         gathered.read += 1
-        raw = synopsis + _unwrap(body)
-        fixed = repair(synopsis), repair(_unwrap(body))
-        summary, text = " ".join(clean(fixed[0]).split()), clean(fixed[1])
+        raw = synopsis, _unwrap(body)
+        fixed = tuple(map(repair, raw))
+        summary, text = clean(fixed[0]), clean(fixed[1])
         if not package or not summary:
             gathered.drop("no package or synopsis")
         elif len(text.split()) < _DEBIAN_TEXT:
             gathered.drop(f"text under {_DEBIAN_TEXT} words")
         else:
             pair = Pair(f"debian:{package}", "", package, summary, text)
-            gathered.add(pair, "".join(fixed) != raw)
+            gathered.add(pair, fixed != raw)
     return gathered.done("Translation-en")
 
 
@@ -237,7 +237,7 @@ def _stanzas(lines):
         yield package, synopsis, body
 
 
-_BULLET = re.compile(r"\s*(?:[*+•-]|\w{1,2}[.)])\s")
+_BULLET = re.compile(r"\s*(?:[*+•-]|\d{1,2}[.)]|[a-z]\))\s")
 
 
 def _unwrap(body):
