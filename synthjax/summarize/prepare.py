@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +143,7 @@ def news(zip_path: str | os.PathLike) -> Prepared:
         raise DataError(f"{zip_path}: has no column {error}") from error
     except DataError:
         raise
-    except (zipfile.BadZipFile, RuntimeError, csv.Error, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, csv.Error, ValueError, EOFError) as error:
         raise DataError(f"{zip_path}: is no zip file of one CSV in UTF-8 ({error})") from error
     return gathered.done(zip_path)
 
@@ -150,7 +151,7 @@ def news(zip_path: str | os.PathLike) -> Prepared:
 def _add_article(gathered, row):
     raw = {name: row[name] or "" for name in ("title", "subtitle", "text")}
     fixed = {name: _repair_quotes(repair(value)) for name, value in raw.items()}
-    title, summary = (" ".join(clean(fixed[name]).split()) for name in ("title", "subtitle"))
+    title, summary = _line(fixed["title"]), _line(fixed["subtitle"])
     text = _without_lead(clean(fixed["text"]), summary)
     if len(summary.split()) < _NEWS_SUMMARY:
         gathered.drop(f"subtitle under {_NEWS_SUMMARY} words")
@@ -170,7 +171,7 @@ def _without_lead(text, summary):
     return text[end.end() :] if lead and end and text.lower().startswith(lead.lower()) else text
 
 
-_SENTENCE_END = re.compile(r"""[ .!?"']*?[.!?]["']? +""")
+_SENTENCE_END = re.compile(r"""[ .!?"']*?[.!?]["']?\s+""")
 
 # In the news, UTF-8 was once read as GBK, in which a curly quote or a dash takes the byte after it
 # for its own; the remains were then replaced by a straight quote and "?" or U+FFFD. What was lost
@@ -203,7 +204,7 @@ def debian(lines: Iterable[str]) -> Prepared:
         gathered.read += 1
         raw = synopsis, _unwrap(body)
         fixed = tuple(map(repair, raw))
-        summary, text = clean(fixed[0]), clean(fixed[1])
+        summary, text = _line(fixed[0]), clean(fixed[1])
         if not package or not summary:
             gathered.drop("no package or synopsis")
         elif len(text.split()) < _DEBIAN_TEXT:
@@ -242,19 +243,18 @@ _BULLET = re.compile(r"\s*(?:[*+•-]|\d{1,2}[.)]|[a-z]\))\s")
 
 def _unwrap(body):
     """One line for each paragraph, item of a list and line that is set as it is (indented)."""
-    lines, item, whole = [], False, True  # whole: the next line begins a line of its own
+    lines, kind = [], None
     for line in body:
-        bullet, indented = bool(_BULLET.match(line)), line[:1].isspace()
         if line.strip() in ("", "."):
-            whole = True
+            kind = None
             continue
-        # What follows an item goes on with it if it is indented, a paragraph if it is not.
-        if whole or bullet or indented != item:
-            lines.append(line.strip())
-            item = bullet
-        else:
+        indented = line[0].isspace()
+        bullet = _BULLET.match(line)
+        if not bullet and kind == ("item" if indented else "paragraph"):
             lines[-1] += " " + line.strip()
-        whole = False
+        else:
+            lines.append(line.strip())
+            kind = "item" if bullet else "as it is" if indented else "paragraph"
     return "\n".join(lines)
 
 
@@ -323,14 +323,12 @@ def xlsum(path: str | os.PathLike) -> Prepared:
         gathered.read += len(pairs) + malformed
         gathered.drop("malformed line", malformed)
         for pair in pairs:
-            fixed = Pair(*map(repair, pair))
-            title, summary = (
-                " ".join(clean(value).split()) for value in (fixed.title, fixed.summary)
-            )
-            text = clean(fixed.text)
+            raw = pair.title, pair.summary, pair.text
+            fixed = tuple(map(repair, raw))
+            title, summary, text = _line(fixed[0]), _line(fixed[1]), clean(fixed[2])
             if text and summary:
                 kept = Pair(pair.id, pair.url, title, summary, text)
-                gathered.add(kept, fixed != pair, split)
+                gathered.add(kept, fixed != raw, split)
             else:
                 gathered.drop("no text or summary")
     return gathered.done(path)
@@ -340,6 +338,10 @@ def clean(text: str) -> str:
     """Unicode NFC, no control characters, one space between words, no empty lines."""
     text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
     return "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
+
+
+def _line(text):
+    return clean(text).replace("\n", " ")
 
 
 # Control characters that are no white space, those that only steer the layout, and halves of a
@@ -375,9 +377,10 @@ _BYTE_OF = {chr(byte): byte for byte in range(0x80, 0x100)} | {
     if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 }
 _TRAIL = "[" + "".join(map(re.escape, (c for c, byte in _BYTE_OF.items() if byte < 0xC0))) + "]"
-# First bytes C2-C5: U+0080 to U+017F; E2 80-84: punctuation, €, ™; EF BF BD: U+FFFD; F0 9F: emoji.
+# By the first bytes. C2-C5: U+0080 to U+017F; CB 86 and CB 9C: ˆ and ˜, which cp1252 has;
+# E2 80-84: punctuation, €, ™; EF BF BD: U+FFFD; F0 9F: emoji.
 _MOJIBAKE = re.compile(
-    f"[ÂÃÄÅ]{_TRAIL}|â[€‚ƒ„\x80\x82\x83\x84\x81]{_TRAIL}|ï¿½|ð[Ÿ\x9f]{_TRAIL}{{2}}"
+    f"[ÂÃÄÅ]{_TRAIL}|Ë[†œ]|â[€‚ƒ„\x80\x82\x83\x84\x81]{_TRAIL}|ï¿½|ð[Ÿ\x9f]{_TRAIL}{{2}}"
 )
 
 
