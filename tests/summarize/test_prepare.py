@@ -288,8 +288,8 @@ def test_debian_stanza():
         "tool",
         "does things",
         "A paragraph that is wrapped here\nFeatures:\n* one thing that goes on\n* another\n"
-        "The end of it. With more\n$ command --option\n$ another\ngoes there.\n- last\n1) numbered\n"
-        + FORTY,
+        "The end of it. With more\n$ command --option\n$ another\ngoes there.\n- last\n"
+        "1) numbered\n" + FORTY,
     )
 
 
