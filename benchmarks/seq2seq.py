@@ -90,8 +90,8 @@ def training(results: Results, alone) -> None:
     for width in (128, 256):
         a = architecture(width, encoding)
         model = seq2seq.build(a)
-        trainer = train.trainer(model, train.Schedule(steps=10**6), PAD)
-        batch = spread(train.Batch(source, target), rows=True)
+        trainer = train.trainer(seq2seq.loss(model, PAD), train.Schedule(steps=10**6))
+        batch = spread(seq2seq.Batch(source, target), rows=True)
         state = spread(trainer.begin(model.init(jax.random.key(0))), rows=False)
 
         def ours():

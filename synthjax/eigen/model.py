@@ -54,7 +54,7 @@ def build(language: Language) -> Model:
 @functools.cache
 def trainer(language: Language, schedule: Schedule) -> Trainer:
     """How it is trained."""
-    return train.trainer(build(language), schedule, PAD)
+    return train.trainer(seq2seq.loss(build(language), PAD), schedule)
 
 
 def beam(

@@ -20,7 +20,8 @@ from synthjax.eigen.verify import VERIFIERS, Guessed, Numbers
 from synthjax.nn import sharding, train
 from synthjax.nn.bind import Params
 from synthjax.nn.decode import Guesses
-from synthjax.nn.train import Batch, State
+from synthjax.nn.seq2seq import Batch
+from synthjax.nn.train import State
 from synthjax.protocol import training_set
 from synthjax.protocol.keys import Stream
 from synthjax.protocol.keys import key as key_of

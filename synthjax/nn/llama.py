@@ -12,6 +12,7 @@ padding, on either side. Decoding is cached: `start` reads the prompts, which gu
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from synthjax.nn.bind import Model, bind
+from synthjax.nn.bind import Model, Params, bind
+from synthjax.nn.train import Loss
 
 Cache = dict[str, Array]
 Prompts = tuple[Int[Array, "b s"], Int[Array, " b"]]
@@ -85,6 +87,30 @@ def build(
     parameters beside the matrix that they adapt, `lora_a` and `lora_b`.
     """
     return bind(lambda rngs: Llama(architecture, dtype, lora, remat, rngs))
+
+
+class Batch(NamedTuple):
+    """Rows of one sequence, padded after it, or of several, where there are `segments`.
+
+    Fields: `tokens`; `told`, the weight of each token's loss, given those before it; `segments`,
+    numbered from 1, 0 is padding; `positions` in the sequence.
+    """
+
+    tokens: Int[Array, "b t"]
+    told: Float[Array, "b t"]
+    segments: Int[Array, "b t"] | None = None
+    positions: Int[Array, "b t"] | None = None
+
+
+def loss(model: Model) -> Loss:
+    """Of the tokens that are told; where adapters learn, the rest is fixed."""
+
+    def summed(params, batch: Batch, fixed):
+        params = params if fixed is None else joined(fixed, params)
+        rows = batch.tokens, batch.segments, batch.positions
+        return -jnp.sum(model.apply(params, "log_probs", *rows) * batch.told[:, 1:])
+
+    return Loss(summed, lambda batch: jnp.sum(batch.told[:, 1:]))
 
 
 class Llama(nnx.Module):
@@ -408,14 +434,32 @@ class Attention(nnx.Module):
         return self.o_proj(told.reshape(*x.shape[:2], -1)), (keys, values)
 
 
-def merged(params: dict, lora: Lora) -> dict:
+def adapters(params: Params) -> Params:
+    """The adapters alone."""
+    found = {}
+    for name, part in params.items():
+        if name.startswith("lora_"):
+            found[name] = part
+        elif isinstance(part, dict) and (inside := adapters(part)):
+            found[name] = inside
+    return found
+
+
+def joined(params: Params, others: Params) -> Params:
+    """Two trees of parameters as one."""
+    found = dict(params)
+    for name, part in others.items():
+        found[name] = joined(found[name], part) if name in found else part
+    return found
+
+
+def merged(params: Params, lora: Lora) -> Params:
     """Parameters without adapters that compute what those with them do."""
     if "lora_a" in params:
         params = dict(params)
         a, b = params.pop("lora_a"), params.pop("lora_b")
         weight = params["weight"]
         params["weight"] = (weight + (lora.alpha / lora.rank) * (b @ a)).astype(weight.dtype)
-        return params
     return {
         name: merged(part, lora) if isinstance(part, dict) else part
         for name, part in params.items()

@@ -6,14 +6,17 @@ kept. Guesses for one input share what the encoder says of it.
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.nn.bind import Model, bind
+from synthjax.nn.train import Loss
 
 Cache = dict[str, Array]
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}
@@ -62,6 +65,25 @@ def build(architecture: Architecture, dtype: jnp.dtype = jnp.float32) -> Model:
     Its methods: `encode`, `logits`, `start`, `step` of `Seq2Seq`.
     """
     return bind(lambda rngs: Seq2Seq(architecture, dtype, rngs))
+
+
+class Batch(NamedTuple):
+    """Token ids; `target` from BOS to EOS, both padded."""
+
+    source: Int[Array, "b s"]
+    target: Int[Array, "b t"]
+
+
+def loss(model: Model, pad: int) -> Loss:
+    """Of the target's tokens after BOS."""
+
+    def summed(params, batch: Batch, fixed):
+        logits = model.apply(params, "logits", batch.source, batch.target[:, :-1])
+        labels = batch.target[:, 1:]
+        found = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.sum(found * (labels != pad))
+
+    return Loss(summed, lambda batch: jnp.sum(batch.target[:, 1:] != pad))
 
 
 class Seq2Seq(nnx.Module):

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from optax.transforms import apply_if_finite
 
-from synthjax.nn.bind import Model, Params
+from synthjax.nn.bind import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Schedule:
     """How a model is trained.
 
     Fields: `steps` in all; `learning_rate` after `warmup` steps of linear growth, from where it
-    falls as a cosine to a tenth; `weight_decay` of AdamW (0: Adam), on matrices alone; `clip` of
-    the gradient's global norm; `b2` of Adam; `accumulate`: parts of a batch that are computed one
-    after another; `average`: what an exponential moving average of the parameters keeps of itself
-    in a step, 0 for none.
+    falls as a cosine to the fraction `end` of it (1: stays); `weight_decay` of AdamW (0: Adam), on
+    matrices alone; `clip` of the gradient's global norm; `b2` of Adam; `accumulate`: parts of a
+    batch that are computed one after another; `average`: what an exponential moving average of the
+    parameters keeps of itself in a step, 0 for none.
     """
 
     steps: int
@@ -36,6 +36,7 @@ class Schedule:
     b2: float = 0.98
     accumulate: int = 1
     average: float = 0.0
+    end: float = 0.1
 
 
 class State(NamedTuple):
@@ -50,11 +51,15 @@ class State(NamedTuple):
     average: Params | None
 
 
-class Batch(NamedTuple):
-    """Token ids; `target` from BOS to EOS, both padded."""
+class Loss(NamedTuple):
+    """What is made small, of parameters that learn and `fixed` ones that do not.
 
-    source: Int[Array, "b s"]
-    target: Int[Array, "b t"]
+    Fields: `summed(params, batch, fixed)`, over all tokens of a batch, in nats; `tokens(batch)`,
+    how many there are. A batch is a pytree of arrays with a leading axis of rows.
+    """
+
+    summed: Callable[[Params, Any, Params | None], Float[Array, ""]]
+    tokens: Callable[[Any], Array]
 
 
 class Metrics(NamedTuple):
@@ -70,14 +75,14 @@ class Metrics(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """`begin(params)` makes a State; `step(state, batch)` gives the next and the step's Metrics.
+    """`begin(params)` makes a State; `step(state, batch, fixed)` the next and the step's Metrics.
 
     `step` is jitted and donates the state. Batches and state stay on the devices that they are on:
     with a batch sharded by rows over a mesh, the gradient is that of the whole batch.
     """
 
     begin: Callable[[Params], State]
-    step: Callable[[State, Batch], tuple[State, Metrics]]
+    step: Callable[..., tuple[State, Metrics]]
 
 
 def rate(schedule: Schedule) -> optax.Schedule:
@@ -87,12 +92,12 @@ def rate(schedule: Schedule) -> optax.Schedule:
         peak_value=schedule.learning_rate,
         warmup_steps=schedule.warmup,
         decay_steps=max(schedule.steps, schedule.warmup + 1),
-        end_value=schedule.learning_rate / 10,
+        end_value=schedule.learning_rate * schedule.end,
     )
 
 
-def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
-    """Train a model whose `logits(source, target)` are of the token after each of the target's."""
+def trainer(loss: Loss, schedule: Schedule) -> Trainer:
+    """Make a loss small."""
     learning_rate = rate(schedule)
     optimizer = apply_if_finite(
         optax.chain(
@@ -112,17 +117,10 @@ def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
         average = jax.tree.map(jnp.copy, params) if schedule.average else None
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), average)
 
-    def summed(params, batch: Batch):
-        """Loss of all target tokens together."""
-        logits = model.apply(params, "logits", batch.source, batch.target[:, :-1])
-        labels = batch.target[:, 1:]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.sum(loss * (labels != pad))
-
-    def gradient(params, batch: Batch):
-        value = jax.value_and_grad(summed)
+    def gradient(params, batch, fixed):
+        value = jax.value_and_grad(loss.summed)
         if schedule.accumulate == 1:
-            return value(params, batch)
+            return value(params, batch, fixed)
         # Every part takes rows from all over the batch, which may be sharded by rows.
         parts = jax.tree.map(
             lambda rows: rows.reshape(-1, schedule.accumulate, *rows.shape[1:]).swapaxes(0, 1),
@@ -131,13 +129,13 @@ def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
         zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
 
         def add(found, part):
-            return jax.tree.map(jnp.add, found, value(params, part)), None
+            return jax.tree.map(jnp.add, found, value(params, part, fixed)), None
 
         return jax.lax.scan(add, zero, parts)[0]
 
-    def step(state: State, batch: Batch):
-        tokens = jnp.sum(batch.target[:, 1:] != pad)
-        loss, gradients = gradient(state.params, batch)
+    def step(state: State, batch, fixed: Params | None = None):
+        tokens = loss.tokens(batch)
+        total, gradients = gradient(state.params, batch, fixed)
         share = 1 / jnp.maximum(tokens, 1)
         gradients = jax.tree.map(lambda leaf: leaf * share, gradients)
         done = state.step - state.optimizer.total_notfinite
@@ -148,7 +146,7 @@ def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
             moved = jnp.where(found.last_finite, 1 - schedule.average, 0)
             average = optax.incremental_update(params, average, moved)
         metrics = Metrics(
-            loss * share,
+            total * share,
             optax.tree.norm(gradients),
             tokens,
             learning_rate(done),
@@ -160,7 +158,7 @@ def trainer(model: Model, schedule: Schedule, pad: int) -> Trainer:
 
 
 def steps(
-    trainer: Trainer, state: State, batches: Iterable[Batch]
+    trainer: Trainer, state: State, batches: Iterable[Any], fixed: Params | None = None
 ) -> Iterator[tuple[State, Metrics | None]]:
     """After each batch the state, and the metrics of the step before, which is done by then.
 
@@ -171,7 +169,7 @@ def steps(
     metrics = None
     for batch in batches:
         before = metrics
-        state, metrics = trainer.step(state, batch)
+        state, metrics = trainer.step(state, batch, fixed)
         jax.block_until_ready(before)
         yield state, before
     yield state, metrics

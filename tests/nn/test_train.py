@@ -11,7 +11,8 @@ import pytest
 from synthjax.eigen.data import Matrices, lengths, source_ids, target_ids
 from synthjax.eigen.tokens import BOS, ENCODINGS, EOS, PAD
 from synthjax.nn import decode, seq2seq, train
-from synthjax.nn.train import Batch, Schedule
+from synthjax.nn.seq2seq import Batch
+from synthjax.nn.train import Schedule
 from synthjax.protocol.keys import Stream, key
 
 SMALL = seq2seq.Architecture(11, 7, 6, width=16, heads=2, encoder_layers=1, decoder_layers=1)
@@ -29,7 +30,9 @@ def batch_of(seed=0, rows=8):
 
 
 def trainer_of(**changes):
-    return train.trainer(seq2seq.build(SMALL), dataclasses.replace(SCHEDULE, **changes), PAD)
+    return train.trainer(
+        seq2seq.loss(seq2seq.build(SMALL), PAD), dataclasses.replace(SCHEDULE, **changes)
+    )
 
 
 def run(trainer, batches, place=lambda state: state, params=PARAMS):
@@ -127,7 +130,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
         return model.apply(params, method, source, target) / (source[0, 0] != 10)
 
     trainer = train.trainer(
-        model._replace(apply=apply), dataclasses.replace(SCHEDULE, average=0.9), PAD
+        seq2seq.loss(model._replace(apply=apply), PAD), dataclasses.replace(SCHEDULE, average=0.9)
     )
     good = [
         batch._replace(source=batch.source.at[0, 0].set(3)) for batch in map(batch_of, range(2))
@@ -180,7 +183,9 @@ def test_overfits_64_examples_to_exact_decoding():
         len(encoding.symbols), source, target, width=64, heads=4, encoder_layers=2
     )
     model = seq2seq.build(architecture)
-    trainer = train.trainer(model, Schedule(steps=700, learning_rate=3e-3, warmup=50), PAD)
+    trainer = train.trainer(
+        seq2seq.loss(model, PAD), Schedule(steps=700, learning_rate=3e-3, warmup=50)
+    )
     state, metrics = run(trainer, [batch] * 700, params=model.init(jax.random.key(0)))
     assert metrics[-1].loss < 0.02
     symbols = decode.Symbols(PAD, BOS, EOS)
@@ -202,7 +207,7 @@ def test_two_steps_at_most_are_under_way():
             return self
 
     waited = []
-    trainer = train.Trainer(None, lambda state, batch: (state + 1, Waited(batch)))
+    trainer = train.Trainer(None, lambda state, batch, fixed: (state + 1, Waited(batch)))
     for i, (state, before) in enumerate(train.steps(trainer, 0, range(5))):
         assert state == min(i + 1, 5)
         assert waited == list(range(min(i, 4)))
