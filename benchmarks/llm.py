@@ -117,7 +117,7 @@ def alone():
     try:
         yield executor
     finally:
-        processes = list(executor._processes.values())
+        processes = list((executor._processes or {}).values())
         executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.join(5)
