@@ -37,6 +37,7 @@ State = Any  # what training goes on from, another
 Arrays = dict[str, np.ndarray]
 Record = dict[str, np.ndarray]
 GUESSES_EVERY = 60.0  # seconds of generating between two saves
+LONGEST = 256  # numbers of a record's array that a line of metrics.jsonl repeats
 NOTHING_KEPT = 3  # the status of a generation that had nothing to train on
 
 
@@ -198,7 +199,8 @@ class _Element:
         self._halt(f"{self.name}: generation {t} is trained")
         with self._phase("measuring", t):
             saved["record"] = record | task.measure(t, params)
-        line = {name: value.tolist() for name, value in saved["record"].items()}
+        record = saved["record"]
+        line = {name: value.tolist() for name, value in record.items() if value.size <= LONGEST}
         self.metrics.write(element=self.name, generation=t, **line)  # rather twice than never
         self._seal(checkpoints, self.name, t, saved)
         print(f"{self.name}, generation {t}: {task.words(saved['record'])}", flush=True)

@@ -81,7 +81,7 @@ def pool(
         sources = [*past, *sources]
     whole = TrainingSet(tuple(sources))
     if regime.subsample and len(whole) > n:
-        return dataclasses.replace(whole, chosen=_shuffled(key, len(whole))[:n])
+        return dataclasses.replace(whole, chosen=shuffled(key, len(whole))[:n])
     return whole
 
 
@@ -107,7 +107,7 @@ def batches(
             del orders[epoch]
         for epoch in wanted:
             if epoch not in orders:
-                orders[epoch] = _shuffled(jax.random.fold_in(key, epoch), len(data))
+                orders[epoch] = shuffled(jax.random.fold_in(key, epoch), len(data))
         order = [orders[int(epoch)][i] for epoch, i in zip(epochs, at % len(data), strict=True)]
         return data.rows(np.array(order))
 
@@ -119,7 +119,7 @@ def batches(
             yield batch
 
 
-def _shuffled(key, n: int) -> Int[np.ndarray, " n"]:
+def shuffled(key, n: int) -> Int[np.ndarray, " n"]:
     """The numbers below n in an order of the key's."""
     with jax.threefry_partitionable(False), jax.default_device(host()):
         drawn = np.asarray(jax.random.bits(key, (n,), np.uint32))

@@ -10,10 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from synthjax.nn import decode, llama, sharding
+from synthjax.nn import decode, llama, sharding, train
 from synthjax.nn.bind import Model, Params
 from synthjax.nn.decode import Guesses
 from synthjax.nn.llama import Architecture, Lora
+from synthjax.nn.train import Schedule, Trainer
 
 Host = np.ndarray
 NONE = -1  # what fills up guesses that have ended; no token's id
@@ -39,6 +40,12 @@ def build(language: Language, lora: Lora | None = None) -> Model:
     return llama.build(language.architecture, dtype, lora, language.remat)
 
 
+@functools.cache
+def trainer(language: Language, lora: Lora | None, schedule: Schedule) -> Trainer:
+    """How it is trained."""
+    return train.trainer(llama.loss(build(language, lora)), schedule)
+
+
 def generate(
     language: Language,
     params: Params,
@@ -49,14 +56,15 @@ def generate(
     keys: Key[Array, " b"] | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    columns: int | None = None,
 ) -> Guesses:
     """k texts of up to `length` tokens after each prompt, on the host.
 
     Greedy (k = 1) or beam search without keys, at random with a key for each prompt. Tokens after
-    an end are `NONE`.
+    an end are `NONE`. Prompts are padded to `columns`, for each of which a program is compiled.
     """
     count = len(prompts)
-    tokens, lengths = padded(prompts, bucket(max(map(len, prompts))))
+    tokens, lengths = padded(prompts, columns or bucket(max(map(len, prompts))))
     last = tokens[np.arange(count), lengths - 1][:, None]
     rows = [tokens, lengths, last]
     if keys is None:
@@ -75,10 +83,11 @@ def log_probs(
     mesh: Mesh,
     prompts: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
+    columns: int | None = None,
 ) -> Float[Host, " b"]:
     """Natural log-probability of each target after its prompt, as a sum over its tokens."""
     rows = [[*prompt, *target] for prompt, target in zip(prompts, targets, strict=True)]
-    tokens, lengths = padded(rows, bucket(max(map(len, rows))))
+    tokens, lengths = padded(rows, columns or bucket(max(map(len, rows))))
     column = np.arange(tokens.shape[1])[None]
     first = np.array([len(prompt) for prompt in prompts])[:, None]
     told = (column >= first) & (column < lengths[:, None])

@@ -1,0 +1,278 @@
+"""The run of a spec: every element of its sweep, the texts, and the models that come and go."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import xarray as xr
+from jax.sharding import Mesh
+
+from synthjax.io import tensors
+from synthjax.io.results import write
+from synthjax.io.tensors import ModelError
+from synthjax.io.workdir import Workdir, write_text
+from synthjax.nn import sharding
+from synthjax.nn.bind import Params
+from synthjax.protocol import loop
+from synthjax.protocol.keys import Stream, key
+from synthjax.protocol.loop import Element, Record
+from synthjax.protocol.spec import SpecError, to_json
+from synthjax.protocol.training_set import shuffled
+from synthjax.summarize import dataset, hf, model, pairs, prepare, tokens
+from synthjax.summarize.model import NONE, Language
+from synthjax.summarize.pairs import SPLITS, split_of
+from synthjax.summarize.rouge import METRICS
+from synthjax.summarize.spec import FIRST, Spec, elements, read_by
+from synthjax.summarize.task import Base, Corpus, SummarizeTask
+from synthjax.summarize.tokens import Format
+
+FREE = ("save_steps", "log_steps", "n_samples")  # what may change in a workdir
+
+
+def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
+    """Run every element of `spec`, generation after generation, and return the labelled results.
+
+    With `workdir` every generation is saved (Orbax, under `checkpoints/`), a run that was
+    interrupted goes on where it was, and `spec.json`, `metrics.jsonl`, `tb/` (TensorBoard),
+    `models/` (Hugging Face directories), `samples/` (JSON lines) and `results.nc` are written
+    there. A workdir accepts a spec with more generations or further values of axes than it was
+    begun with, and computes what is new. Raises SpecError, DataError, WorkdirError,
+    CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
+    """
+    mesh = sharding.mesh()
+    corpus = _checked(spec, mesh)
+    bases, others = _bases(spec, mesh, corpus)  # refuses before anything is written
+    if workdir is None:
+        with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
+            return run(spec, folder)
+    place = Workdir(workdir, json.loads(to_json(spec)), free=FREE, goes_on=_goes_on)
+    points = elements(spec)
+    names = [name_of(point, spec.sweep) for point in points]
+    under_way = [
+        Element(
+            name,
+            SummarizeTask(point, mesh, corpus, _base_of(point, bases), others),
+            first_of(point, spec.sweep),
+        )
+        for name, point in dict(zip(names, points, strict=True)).items()
+    ]
+    records = {}
+    settings = loop.Settings(spec.save_steps, spec.log_steps)
+    for element, found, first, last in loop.run(under_way, place.path, settings):
+        records[element.name] = found
+        _write_samples(place.path / "samples" / f"{element.name}.jsonl", element.task, found)
+        for name, params, record in (
+            (element.first, first, found[0]),
+            (element.name, last, found[-1]),
+        ):
+            folder = place.path / "models" / name
+            if name == element.name or not (folder / tensors.CONFIG).exists():  # written last
+                _export(folder, element.task, params, record, bases)
+    results = dataset.to_dataset(spec, [records[name] for name in names])
+    write(results, place.path / "results.nc")
+    return results
+
+
+def estimate(spec: Spec) -> str:
+    """In words, before anything runs: how large the models are, and how much they learn and guess.
+
+    Raises SpecError where a batch does not fit the devices or there are too few texts; DataError,
+    ModelError where a file or folder cannot be used.
+    """
+    mesh = sharding.mesh()
+    corpus = _checked(spec, mesh)
+    points = {name_of(point, spec.sweep): point for point in elements(spec)}
+    firsts = {first_of(point, spec.sweep): point for point in points.values()}
+    sizes = set()
+    for point in points.values():
+        if point.initial == "pretrained":
+            config = hf.read_config(Path(point.model))
+            where = Path(point.model) / tensors.CONFIG
+            architecture = hf.architecture_of(config, where)
+        else:
+            architecture = point.architecture(point.vocabulary)
+        sizes.add(model.build(Language(architecture, (0,))).size)
+    steps = sum(point.steps for point in firsts.values())
+    steps += sum(point.generations * point.generation_steps for point in points.values())
+    guesses = sum(point.generations * point.n * point.k for point in points.values())
+    devices = mesh.devices.flat
+    return (
+        f"{len(points)} elements x {spec.generations} generations, first generators: "
+        f"{len(firsts)}, parameters: {', '.join(f'{size:,}' for size in sorted(sizes))}; "
+        f"{len(corpus.train):,} training and {min(len(corpus.test), spec.n_test):,} test pairs; "
+        f"{steps:,} training steps and {guesses:,} guesses in all, "
+        f"on {len(devices)} x {devices[0].device_kind}"
+    )
+
+
+def read_corpus(data: str) -> Corpus:
+    """The pairs of `news`, of a folder that launch.prepare_data wrote, or of a JSON-lines file.
+
+    Raises DataError.
+    """
+    if data == "news":
+        splits = prepare.prepare("news").splits
+        return Corpus(splits["train"], splits["test"])
+    if Path(data).is_dir():
+        train, _, test = (pairs.read(Path(data) / f"{split}.jsonl") for split in SPLITS)
+        return Corpus(train, test)
+    every = pairs.read(data)
+    return Corpus(*([p for p in every if split_of(p.id) == split] for split in ("train", "test")))
+
+
+def name_of(point: Spec, swept: Sequence[str]) -> str:
+    """The name of a sweep's point: what is swept and what it reads of that."""
+    return _named("run", point, [name for name in swept if name in read_by(point)])
+
+
+def first_of(point: Spec, swept: Sequence[str]) -> str:
+    """The name of a point's first generator, which points share that agree in what makes it."""
+    read = read_by(point)
+    own = _named("", point, [name for name in swept if name in FIRST and name in read])
+    return f"first,{own}" if own else "first"
+
+
+def _named(rest: str, point: Spec, names: Sequence[str]) -> str:
+    text = ",".join(f"{name}={getattr(point, name)}" for name in names)
+    return re.sub(r"[^\w.,=+-]", "_", text) or rest
+
+
+def _checked(spec: Spec, mesh: Mesh) -> Corpus:
+    """The texts, if the spec fits them and the devices."""
+
+    def refuse(name, value, rule):
+        swept = name in spec.sweep
+        raise SpecError(f"sweep.{name}" if swept else name, value, rule)
+
+    for point in elements(spec):
+        if point.batch % (mesh.size * point.accumulate):
+            rule = f"must be a multiple of the {mesh.size} devices times accumulate, which is "
+            refuse("batch", point.batch, rule + str(point.accumulate))
+    corpus = read_corpus(spec.data)
+    for point in elements(spec):
+        count = len(corpus.train)
+        if point.n_real + point.n > count:
+            rule = f"{spec.data} has {count} training pairs, of which n_real = {point.n_real} learn"
+            refuse("n", point.n, f"{rule} and the others are guessed for")
+    if len(corpus.test) < 2:
+        raise SpecError("data", spec.data, "has no test pairs")
+    return corpus
+
+
+def _goes_on(new: Mapping, begun: Mapping) -> bool:
+    """Whether a spec has all of another's axes and values, and as many generations."""
+    new, begun = dict(new), dict(begun)
+    axes, fewer = new.pop("sweep", {}), begun.pop("sweep", {})
+    longer = new.pop("generations", 0) >= begun.pop("generations", 0)
+    new, begun = ({k: v for k, v in spec.items() if k not in FREE} for spec in (new, begun))
+    inside = axes.keys() == fewer.keys() and all(set(fewer[n]) <= set(axes[n]) for n in axes)
+    return new == begun and longer and inside
+
+
+# What makes a base of our own.
+_BASE = ("vocabulary", "width", "layers", "heads", "kv_heads", "feed_forward", "block", "n_real")
+
+
+def _key_of(point: Spec) -> tuple:
+    if point.initial == "pretrained":
+        return (point.model,)
+    return tuple(getattr(point, name) for name in (*_BASE, "seed"))
+
+
+def _bases(spec: Spec, mesh: Mesh, corpus: Corpus) -> tuple[dict, dict[str, Base]]:
+    """What first generators are made of, and the other models that verifiers ask."""
+    bases: dict[tuple, hf.LM] = {}
+    others: dict[str, Base] = {}
+    for point in elements(spec):
+        if "verifier_model" in read_by(point) and point.verifier_model not in others:
+            lm = hf.load(point.verifier_model, point.precision, mesh)
+            others[point.verifier_model] = _as_base(lm, point, point.verifier_model)
+        if _key_of(point) not in bases:
+            if point.initial == "pretrained":
+                lm = hf.load(point.model, point.precision, mesh)
+                _as_base(lm, point, point.model)
+            else:
+                lm = _scratch(point, mesh, corpus)
+            bases[_key_of(point)] = lm
+    return bases, others
+
+
+def _base_of(point: Spec, bases: Mapping) -> Base:
+    return _as_base(bases[_key_of(point)], point, point.model)
+
+
+def _as_base(lm: hf.LM, point: Spec, folder: str) -> Base:
+    """A model as a point of a sweep uses it."""
+    if lm.tokenizer is None:
+        raise ModelError(f"{folder}: has no tokenizer")
+    if lm.language.architecture.context < point.block:
+        context = lm.language.architecture.context
+        raise SpecError("block", point.block, f"{folder} was made for {context} tokens")
+    if lm.language.eos == (NONE,):
+        raise ModelError(f"{folder}/{tensors.CONFIG}: has no eos_token_id")
+    language = lm.language._replace(precision=point.precision, remat=point.remat)
+    format = Format(lm.tokenizer, language.eos[0], point.block, point.summary_tokens)
+    return Base(language, lm.params, format)
+
+
+def _scratch(point: Spec, mesh: Mesh, corpus: Corpus) -> hf.LM:
+    """A Llama of our own that knows nothing, and a tokenizer of the real training texts."""
+    order = shuffled(key(point.seed, Stream.REAL, 0, 0), len(corpus.train))[: point.n_real]
+    real = [corpus.train[i] for i in order]
+    texts = (f"{pair.text}{tokens.SEPARATOR} {pair.summary}" for pair in real)
+    tokenizer = tokens.train(texts, point.vocabulary)
+    architecture = point.architecture(len(tokenizer))
+    language = Language(architecture, (tokenizer.eos_token_id,), point.precision)
+    params = model.build(language).init(key(point.seed, Stream.LEARN, 0, 0))
+    config = hf.config_of(architecture, language.eos, tokenizer.bos_token_id)
+    params = jax.device_put(params, sharding.whole(mesh))
+    return hf.LM(language, params, mesh, config, tokenizer)
+
+
+def _export(folder: Path, task: SummarizeTask, params: Params, record: Record, bases) -> None:
+    """A Hugging Face directory with a model card."""
+    lm = bases[_key_of(task.spec)]
+    saved = hf.LM(task.language, params, task.mesh, lm.config, lm.tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    hf.save(saved, folder)
+    write_text(folder / "README.md", _card(folder.name, task, record))
+
+
+def _card(name: str, task: SummarizeTask, record: Record) -> str:
+    """A model card: what the model is, how it came about, and what was measured of it."""
+    spec = task.spec
+    rouge = ", ".join(f"{m} {v:.4f}" for m, v in zip(METRICS, record["rouge"], strict=True))
+    settings = "\n".join(
+        f"- `{field}`: `{getattr(spec, field)}`" for field in sorted(read_by(spec) - {"sweep"})
+    )
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [summarization, "
+        "synthetic-data, synthjax]\n---\n\n"
+        f"# {name}\n\nA language model that summarizes articles, trained by synthjax on "
+        f"{'real summaries' if name.startswith('first') else 'its own selected summaries'} "
+        f"(arXiv 2406.07515). It continues `<bos>ARTICLE{tokens.SEPARATOR!r}` with a summary, for "
+        "research into self-training; nothing else is claimed of it.\n\n"
+        f"Measured on {len(task.test)} test articles, greedily: {rouge}; perplexity of the "
+        f"references {float(record['perplexity']):.2f}.\n\n## Settings\n\n{settings}\n"
+    )
+
+
+def _write_samples(path: Path, task: SummarizeTask, records: Sequence[Record]) -> None:
+    """Test summaries of every generation, with their ROUGE, as JSON lines."""
+    lines = []
+    for i, pair in enumerate(task.test[: task.spec.n_samples]):
+        for t, record in enumerate(records):
+            row = np.asarray(record["sample"][i])
+            scores = dict(
+                zip(METRICS, np.round(record["sample_rouge"][i], 4).tolist(), strict=True)
+            )
+            text = task.format.read(row[row != NONE])
+            line = {"id": pair.id, "generation": t, "guess": text, "reference": pair.summary}
+            lines.append(json.dumps({**line, **scores}, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
