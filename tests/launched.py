@@ -32,7 +32,10 @@ def seeds(count: int) -> list[str]:
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["synthjax.mixture", "synthjax.eigen", "synthjax.plot.figures", "synthjax.plot.table"]
+    [
+        *("synthjax.mixture", "synthjax.eigen", "synthjax.summarize"),
+        *("synthjax.plot.figures", "synthjax.plot.table"),
+    ]
 )
 
 

@@ -1,0 +1,148 @@
+"""Runs of the summarization task: what they leave, and that every step does what it says."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from rouge_score import rouge_scorer
+from summarize.tiny import tiny, written
+
+from synthjax import summarize
+from synthjax.io import results
+from synthjax.io.tensors import ModelError
+from synthjax.nn import sharding
+from synthjax.plot import summarize as plot
+from synthjax.protocol.spec import SpecError
+from synthjax.summarize import hf, sweep
+from synthjax.summarize.pairs import DataError
+from synthjax.summarize.task import SummarizeTask
+
+pytestmark = pytest.mark.slow
+MESH = sharding.mesh()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("texts") / "pairs.jsonl")
+
+
+@pytest.fixture(scope="module")
+def whole(file, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    spec = tiny(file, sweep={"verifier": ("random", "oracle"), "rate": (0.25, 0.5)})
+    return workdir, summarize.run(spec, workdir)
+
+
+def task_of(file, **changes):
+    spec = tiny(file, **changes)
+    corpus = sweep.read_corpus(file)
+    bases, others = sweep._bases(spec, MESH, corpus)
+    base = sweep._base_of(spec, bases)
+    return SummarizeTask(spec, MESH, corpus, base, others), base
+
+
+def test_results(whole):
+    workdir, found = whole
+    assert dict(found.sizes) == {"verifier": 2, "rate": 2, "generation": 3, "metric": 3}
+    assert found.identical(results.read(workdir / "results.nc"))
+    np.testing.assert_allclose(found.kept[:, :, 1:], np.broadcast_to([[[0.25], [0.5]]], (2, 2, 2)))
+    # The top of all guesses by ROUGE-1 are right at a higher rate than the others.
+    later = found.sel(verifier="oracle", metric="rouge1").isel(generation=1)
+    assert (later.rouge_kept >= later.rouge_guessed).all()
+    assert (found.rouge_low <= found.rouge).all() and (found.rouge <= found.rouge_high).all()
+    assert (found.examples[..., 1:] == [[[10, 10], [20, 20]]] * np.ones((2, 1, 1))).all()
+
+
+def test_what_lies_in_the_workdir(whole):
+    workdir, found = whole
+    lines = (workdir / "samples" / "verifier=oracle,rate=0.25.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 3
+    assert json.loads(lines[0]).keys() == {
+        *("id", "generation", "guess", "reference", "rouge1", "rouge2", "rougeL")
+    }
+    lm = hf.load(workdir / "models" / "verifier=oracle,rate=0.25")
+    assert lm.generate(["the river"], 4) and lm.tokenizer is not None
+    card = (workdir / "models" / "first" / "README.md").read_text()
+    assert "real summaries" in card and f"{float(found.rouge[0, 0, 0, 0]):.4f}" in card
+    assert all(path.exists() for path in plot.save(found, workdir / "figures"))
+    assert {path.stem for path in (workdir / "figures").iterdir()} == {"rouge", "by_rate"}
+    assert plot.summary(found).row_count == 4
+
+
+def test_guesses_are_scored_against_their_own_reference(file):
+    task, base = task_of(file, verifier="self")
+    guesses = task.guess(1, base.params, 0)
+    assert {leaf.shape[:2] for leaf in guesses.values()} == {(8, 2)}
+    articles = task._articles(1)
+    for i in range(8):
+        for j in range(2):
+            row = guesses["tokens"][i, j]
+            row = row[row >= 0]
+            text = task.format.read(row)
+            expected = reference_rouge(text, articles[i].summary)
+            np.testing.assert_allclose(guesses["rouge"][i, j], expected, atol=1e-6)
+            prompt = task.format.prompts([articles[i].text])
+            lm = hf.LM(task.language, base.params, MESH, {})
+            perplexity = lm.perplexity(prompt, [row.tolist()])
+            np.testing.assert_allclose(np.exp(-guesses["score"][i, j]), perplexity[0], rtol=1e-4)
+
+
+def reference_rouge(guess, reference):
+    found = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    return [score.fmeasure for score in found.score(reference, guess).values()]
+
+
+def test_random_numbers_of_a_generation_are_its_own(file):
+    task, base = task_of(file)
+    one, again, two = (task.guess(t, base.params, 0) for t in (1, 1, 2))
+    np.testing.assert_array_equal(one["tokens"], again["tokens"])
+    assert (one["tokens"] != two["tokens"]).any()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(regime="accumulate", generator="greedy", k=1, verifier="lead"),
+        dict(regime="subsample", selection="threshold", threshold=2.0, verifier="length"),
+        dict(regime="mix", selection="best_of_k", pack=True, start="generator"),
+        dict(generator="beam", verifier="self", article_loss=0.5, accumulate=2, remat=True),
+    ],
+)
+def test_other_kinds(file, changes):
+    found = summarize.run(tiny(file, generations=1, **changes))
+    assert found.rouge.notnull().all() and int(found.status[1]) in (0, 3)
+
+
+def test_a_directory_as_the_generator_with_adapters_and_as_verifier(whole, file):
+    """Only adapters learn, and the base stays as it is."""
+    folder = str(whole[0] / "models" / "first")
+    read = dict(initial="pretrained", model=folder, verifier="model", verifier_model=folder)
+    own = {name: summarize.Spec.__dataclass_fields__[name].default for name in sweep._BASE[:6]}
+    task, base = task_of(file, learns="lora", rank=2, **read, **own)
+    before = jax.tree.map(np.array, base.params)
+    batches = task.batches(0, task.pool(0, None, ()), 0)
+    state, _ = list(task.learn(0, task.begin(0, None), batches))[-1]
+    merged = task.params(state)
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, base.params))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, before, merged))
+    assert jax.tree.structure(merged) == jax.tree.structure(base.params)
+    guesses = task.guess(1, base.params, 0)
+    assert np.isfinite(guesses["score"]).all()
+
+
+def test_refusals(file, tmp_path):
+    with pytest.raises(SpecError, match=r"config.n = 100: .* has \d+ training pairs"):
+        summarize.estimate(tiny(file, n=100))
+    with pytest.raises(DataError, match="nowhere"):
+        summarize.estimate(tiny("nowhere"))
+    with pytest.raises(SpecError, match=r"config.kv_heads = 2: must divide heads"):
+        tiny(file, heads=1, kv_heads=2)
+    with pytest.raises(SpecError, match="nothing reads it"):
+        tiny(file, threshold=0.5)
+    with pytest.raises(SpecError, match="must be a Hugging Face directory"):
+        summarize.Spec(initial="pretrained")
+    with pytest.raises(ModelError, match="is no folder"):
+        summarize.run(summarize.Spec(data=file, initial="pretrained", model="gone", n=20, n_real=9))
+    with pytest.raises(SpecError, match="adapt"):
+        tiny(file, learns="lora")
