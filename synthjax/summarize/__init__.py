@@ -5,6 +5,11 @@ own, a function that satisfies `Verifier`: from `Numbers` and what was `Guessed`
 reads and writes Hugging Face directories.
 """
 
+import os
+
+# Its notice that there is no PyTorch: nothing here needs one.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 from synthjax.summarize import hf
 from synthjax.summarize.spec import Spec, register
 from synthjax.summarize.sweep import estimate, run
