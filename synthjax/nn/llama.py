@@ -155,7 +155,7 @@ class Llama(nnx.Module):
             return own - jax.nn.logsumexp(logits, -1)
 
         parts = -(-b * t * self.a.vocabulary // LOGITS)
-        if parts == 1:
+        if parts <= 1:
             return some(x, tokens[:, 1:])
         size = -(-t // parts)
         pad = [(0, 0), (0, size * parts - t)]
