@@ -8,54 +8,11 @@ what each does). DIR gets results.nc, figures/, metrics.jsonl, tb/ (TensorBoard)
 with more generations or values of an axis it computes what is new.
 """
 
-import functools
-import shlex
-import sys
-from pathlib import Path
-
-from absl import flags
-from rich.console import Console
-
+from launch.task import launcher
 from synthjax import eigen
-from synthjax.io.checkpoint import CheckpointError
-from synthjax.io.stop import GracefulStop, Stopped
-from synthjax.io.tensors import ModelError
-from synthjax.io.workdir import WorkdirError
 from synthjax.plot import eigen as plot
-from synthjax.protocol import flags as config_flags
-from synthjax.protocol.flags import define_config, fail, launch, named, specs
-from synthjax.protocol.loop import OutOfMemory
 
-_CONFIG = define_config(eigen.Spec)
-flags.adopt_module_key_flags(config_flags)  # so that --help describes --config
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
-
-
-def main() -> None:
-    """Run every spec of the config, each in its own folder where there are several."""
-    if _CONFIG.value is None or _WORKDIR.value is None:
-        fail("needs --config=configs/eigen.py:VARIANT and --workdir=DIR (--help says more)")
-    say = functools.partial(print, flush=True)
-    with GracefulStop() as stop:
-        parts = specs(_CONFIG, eigen.Spec)
-        for name, spec in parts.items():
-            with named(name):
-                say(f"{name or 'run'}: {eigen.estimate(spec)}")
-        for name, spec in parts.items():
-            workdir = Path(_WORKDIR.value) / name
-            try:
-                if stop.requested:
-                    raise Stopped("nothing of this part is begun")
-                results = eigen.run(spec, workdir)
-            except Stopped as stopped:
-                again = shlex.join([sys.executable, "-m", "launch.eigen", *sys.argv[1:]])
-                say(f"Stopped: {stopped}. To go on:\n  {again}")
-                return
-            Console(width=None if sys.stdout.isatty() else 160).print(plot.summary(results))
-            say(f"results: {workdir / 'results.nc'}")
-            for figure in plot.save(results, workdir / "figures"):
-                say(f"figure:  {figure}")
-
+run = launcher(eigen, plot.summary, plot.save)
 
 if __name__ == "__main__":
-    launch(main, (WorkdirError, CheckpointError, ModelError, OutOfMemory, OSError), eigen.Spec)
+    run()

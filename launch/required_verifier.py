@@ -19,11 +19,9 @@ from synthjax.io.log import Progress
 from synthjax.io.workdir import WorkdirError
 from synthjax.mixture import dataset
 from synthjax.plot import required
-from synthjax.protocol import flags as config_flags
 from synthjax.protocol.flags import define_config, fail, launch, specs
 
 _CONFIG = define_config(mixture.Spec)
-flags.adopt_module_key_flags(config_flags)
 _TARGETS = flags.DEFINE_list("targets", ["0.8", "0.9", "0.95"], "Accuracies to be reached.")
 _NS = flags.DEFINE_list(
     "ns", [str(round(10 ** (2 + i / 4))) for i in range(17)], "Numbers of examples, 100 to 10⁶."

@@ -22,12 +22,10 @@ from synthjax.io.checkpoint import CheckpointError
 from synthjax.io.stop import GracefulStop
 from synthjax.io.workdir import WorkdirError
 from synthjax.plot import scaling as plot
-from synthjax.protocol import flags as config_flags
 from synthjax.protocol.flags import define_config, fail, launch, named, specs
 from synthjax.scaling import data, laws
 
 _CONFIG = define_config(mixture.Spec)
-flags.adopt_module_key_flags(config_flags)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written.")
 _DATA = flags.DEFINE_string("data", None, "A results.nc or a CSV file, instead of --config.")
 _X = flags.DEFINE_list(

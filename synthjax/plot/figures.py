@@ -49,7 +49,7 @@ ZOOM = 0.5
 SIZES, DECADES = ("n", "d", "n_real", "k", "l2", "temperature"), 30
 
 
-def save(results: xr.Dataset, directory: Path) -> Path:
+def save(results: xr.Dataset, directory: Path) -> list[Path]:
     """Draw the figure of `results` into `directory`/accuracy.png; WorkdirError where it cannot."""
     path = directory / "accuracy.png"
     try:
@@ -59,7 +59,7 @@ def save(results: xr.Dataset, directory: Path) -> Path:
         raise WorkdirError(
             f"{path}: could not be written ({error.strerror or error}); results.nc is whole"
         ) from None
-    return path
+    return [path]
 
 
 def draw(results: xr.Dataset) -> Figure:

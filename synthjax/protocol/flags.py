@@ -23,6 +23,8 @@ from synthjax.protocol.spec import (
     rule_of,
 )
 
+flags.disclaim_key_flags()  # --config is the launcher's, whose --help shows it
+
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 # How absl begins when a value does not parse.
 _ILLEGAL = re.compile(r"flag --config\.([^=]+)=(.*?): ", re.DOTALL)

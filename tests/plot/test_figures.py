@@ -106,7 +106,7 @@ def legend(axis):
 @pytest.mark.parametrize("name", SPECS)
 def test_any_sweep_is_drawn(ran, name, tmp_path):
     before = plt.get_fignums()
-    path = figures.save(ran[name], tmp_path / "figures")
+    (path,) = figures.save(ran[name], tmp_path / "figures")
     assert path == tmp_path / "figures" / "accuracy.png"
     pixels = matplotlib.image.imread(path)
     assert min(pixels.shape[:2]) >= 600

@@ -1,0 +1,66 @@
+"""What the launchers of the tasks share: every spec of --config run in a folder of its own."""
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+
+import xarray as xr
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from synthjax.io.checkpoint import CheckpointError
+from synthjax.io.stop import GracefulStop, Stopped
+from synthjax.io.tensors import ModelError
+from synthjax.io.workdir import WorkdirError
+from synthjax.protocol.flags import define_config, fail, launch, named, specs
+from synthjax.protocol.loop import OutOfMemory
+
+ERRORS = (WorkdirError, CheckpointError, ModelError, OutOfMemory, OSError)
+
+flags.disclaim_key_flags()  # --help shows those of the launcher that asks for them
+
+
+def launcher(
+    task: ModuleType,
+    summary: Callable[[xr.Dataset], Table],
+    save: Callable[[xr.Dataset, Path], Iterable[Path]],
+    errors: tuple[type[Exception], ...] = (),
+) -> Callable[[], None]:
+    """Define the flags of `launch.NAME` for synthjax.NAME, which has Spec, estimate and run.
+
+    `summary` makes the table to print, `save` the figures, in a folder. Errors of `errors` take
+    one line too. Returns what the launcher is to call.
+    """
+    name = task.__name__.rpartition(".")[2]
+    config = define_config(task.Spec)
+    folder = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+
+    def main() -> None:
+        if config.value is None or folder.value is None:
+            fail(f"needs --config=configs/{name}.py:VARIANT and --workdir=DIR (--help says more)")
+        say = functools.partial(print, flush=True)
+        with GracefulStop() as stop:
+            parts = specs(config, task.Spec)
+            for part, spec in parts.items():
+                with named(part):
+                    say(f"{part or 'run'}: {task.estimate(spec)}")
+            for part, spec in parts.items():
+                workdir = Path(folder.value) / part
+                try:
+                    if stop.requested:
+                        raise Stopped("nothing of this part is begun")
+                    results = task.run(spec, workdir)
+                except Stopped as stopped:
+                    again = shlex.join([sys.executable, "-m", f"launch.{name}", *sys.argv[1:]])
+                    say(f"Stopped: {stopped}. To go on:\n  {again}")
+                    return
+                Console(width=None if sys.stdout.isatty() else 160).print(summary(results))
+                say(f"results: {workdir / 'results.nc'}")
+                for figure in save(results, workdir / "figures"):
+                    say(f"figure:  {figure}")
+
+    return functools.partial(launch, main, (*ERRORS, *errors), task.Spec)
