@@ -12,6 +12,7 @@ from synthjax.nn.seq2seq import ACTIVATIONS, Architecture
 from synthjax.nn.train import Schedule
 from synthjax.protocol import select
 from synthjax.protocol import spec as protocol
+from synthjax.protocol.elements import reads as protocol_reads
 from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.spec import (
     Kind,
@@ -211,10 +212,6 @@ class Spec:
         return Schedule(steps, **{name: getattr(self, name) for name in names})
 
 
-# What makes the first generator: points of a sweep that agree in these share it.
-FIRST = tuple(fields_of(Spec))[: tuple(fields_of(Spec)).index("start")]
-
-
 def register(part: Verifier, name: str = "", reads: Iterable[str] = ()) -> str:
     """Give a verifier of your own a name that specs and flags know, and return the name.
 
@@ -228,11 +225,7 @@ def register(part: Verifier, name: str = "", reads: Iterable[str] = ()) -> str:
 
 def reads(kinds: Mapping[str, str]) -> set[str]:
     """The fields that one combination of kinds (a field's name -> the kind chosen) reads."""
-    tables = {name: field.metadata["kinds"] for name, field in fields_of(Spec).items()}
-    parts = [kind for table in tables.values() for kind in (table or {}).values()]
-    read = set(tables) - {name for kind in parts if not kind.own for name in kind.reads}
-    for family, chosen in kinds.items():
-        read |= set(tables[family][chosen].reads)
+    read = protocol_reads(Spec, kinds)
     if kinds["regime"] in ("accumulate", "subsample") and kinds["initial"] == "real":
         read |= {"n_real"}
     if kinds["selection"] == "best_of_k":
@@ -281,28 +274,3 @@ def _check_combinations(spec: Spec) -> None:
     for point in combinations(spec, ["n", "k"]):
         if point["n"] * point["k"] >= 2**31:
             _refuse(spec, "k", f"n k must stay below 2^31; n is {point['n']}")
-
-
-def read_by(point: Spec) -> set[str]:
-    """The fields that a spec without axes reads."""
-    return reads(_kinds_of(vars(point)))
-
-
-def _kinds_of(values: Mapping[str, Any]) -> dict[str, str]:
-    return {n: values[n] for n, field in fields_of(Spec).items() if field.metadata.get("kinds")}
-
-
-def elements(spec: Spec) -> list[Spec]:
-    """The spec of every point of the sweep, in the order of the axes.
-
-    What a point does not read is at its default there: points that do not differ are equal.
-    """
-    fields = fields_of(spec)
-    rest = {name: getattr(spec, name) for name in fields if name != "sweep"}
-    found = []
-    for values in combinations(spec, spec.sweep):
-        own = rest | values
-        read = reads(_kinds_of(own))
-        unread = {name: fields[name].default for name in rest if name not in read}
-        found.append(Spec(**own | unread))
-    return found

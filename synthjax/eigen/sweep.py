@@ -3,19 +3,16 @@
 import dataclasses
 import json
 import os
-import re
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import xarray as xr
-from jax.sharding import Mesh
 
 from synthjax.eigen import dataset, model
 from synthjax.eigen.data import lengths
 from synthjax.eigen.model import Language, language_of
-from synthjax.eigen.spec import FIRST, Spec, elements, read_by
+from synthjax.eigen.spec import Spec, reads
 from synthjax.eigen.task import EigenTask
 from synthjax.io import tensors
 from synthjax.io.results import write
@@ -25,6 +22,7 @@ from synthjax.nn import sharding
 from synthjax.nn.bind import Params
 from synthjax.nn.seq2seq import Architecture
 from synthjax.protocol import loop
+from synthjax.protocol.elements import check_batch, elements, first_of, goes_on, name_of, read_by
 from synthjax.protocol.loop import Element
 from synthjax.protocol.spec import SpecError, to_json
 
@@ -41,7 +39,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     SpecError, WorkdirError, CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
     mesh = sharding.mesh()
-    _check_devices(spec, mesh)
+    check_batch(spec, elements(spec, reads), mesh.size)
     others = _models(spec)  # refuses before anything is written
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
@@ -50,12 +48,12 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         workdir,
         json.loads(to_json(spec)),
         free=FREE,
-        goes_on=_goes_on,
+        goes_on=goes_on(FREE),
     )
-    points = elements(spec)
-    names = [name_of(point, spec.sweep) for point in points]
+    points = elements(spec, reads)
+    names = [name_of(point, spec.sweep, reads) for point in points]
     under_way = [
-        Element(name, EigenTask(point, mesh, others), first_of(point, spec.sweep))
+        Element(name, EigenTask(point, mesh, others), first_of(point, spec.sweep, reads))
         for name, point in dict(zip(names, points, strict=True)).items()
     ]
     records = {}
@@ -77,10 +75,10 @@ def estimate(spec: Spec) -> str:
     Raises SpecError where a batch does not fit the devices; ModelError where a folder is no model.
     """
     mesh = sharding.mesh()
-    _check_devices(spec, mesh)
+    check_batch(spec, elements(spec, reads), mesh.size)
     _models(spec)
-    points = {name_of(point, spec.sweep): point for point in elements(spec)}
-    firsts = {first_of(point, spec.sweep): point for point in points.values()}
+    points = {name_of(point, spec.sweep, reads): point for point in elements(spec, reads)}
+    firsts = {first_of(point, spec.sweep, reads): point for point in points.values()}
     sizes = sorted({model.build(language_of(point)).size for point in points.values()})
     steps = sum(point.steps * (point.initial == "real") for point in firsts.values())
     steps += sum(point.generations * point.generation_steps for point in points.values())
@@ -92,45 +90,6 @@ def estimate(spec: Spec) -> str:
         f"{steps:,} training steps and {guesses:,} guesses in all, "
         f"on {len(devices)} x {devices[0].device_kind}"
     )
-
-
-def name_of(point: Spec, swept: Sequence[str]) -> str:
-    """The name of a sweep's point: what is swept and what it reads of that."""
-    return _named("run", point, [name for name in swept if name in read_by(point)])
-
-
-def first_of(point: Spec, swept: Sequence[str]) -> str:
-    """The name of a point's first generator, which points share that agree in what makes it."""
-    read = read_by(point)
-    own = _named("", point, [name for name in swept if name in FIRST and name in read])
-    return f"first,{own}" if own else "first"
-
-
-def _named(rest: str, point: Spec, names: Sequence[str]) -> str:
-    text = ",".join(f"{name}={getattr(point, name)}" for name in names)
-    return re.sub(r"[^\w.,=+-]", "_", text) or rest
-
-
-def _check_devices(spec: Spec, mesh: Mesh) -> None:
-    for point in elements(spec):
-        if point.batch % (mesh.size * point.accumulate):
-            swept = "batch" in spec.sweep
-            raise SpecError(
-                "sweep.batch" if swept else "batch",
-                spec.sweep["batch"] if swept else point.batch,
-                f"must be a multiple of the {mesh.size} devices times accumulate, which is "
-                f"{point.accumulate}",
-            )
-
-
-def _goes_on(new: Mapping, begun: Mapping) -> bool:
-    """Whether a spec has all of another's axes and values, and as many generations."""
-    new, begun = dict(new), dict(begun)
-    axes, fewer = new.pop("sweep", {}), begun.pop("sweep", {})
-    longer = new.pop("generations", 0) >= begun.pop("generations", 0)
-    new, begun = ({k: v for k, v in spec.items() if k not in FREE} for spec in (new, begun))
-    inside = axes.keys() == fewer.keys() and all(set(fewer[n]) <= set(axes[n]) for n in axes)
-    return new == begun and longer and inside
 
 
 def _export(folder: Path, language: Language, params: Params) -> None:
@@ -160,8 +119,8 @@ def load(folder: str | os.PathLike) -> tuple[Language, Params]:
 def _models(spec: Spec) -> dict[str, tuple[Language, Params]]:
     """Every model that some element reads, by its folder."""
     found = {}
-    for point in elements(spec):
-        read = read_by(point)
+    for point in elements(spec, reads):
+        read = read_by(point, reads)
         for field in ("verifier_model", "generator_model"):
             folder = getattr(point, field)
             if field in read and folder not in found:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from synthjax.io.workdir import Workdir, write_text
 from synthjax.nn import sharding
 from synthjax.nn.bind import Params
 from synthjax.protocol import loop
+from synthjax.protocol.elements import check_batch, elements, first_of, goes_on, name_of, read_by
 from synthjax.protocol.keys import Stream, key
 from synthjax.protocol.loop import Element, Record
 from synthjax.protocol.spec import SpecError, to_json
@@ -27,7 +27,7 @@ from synthjax.summarize import dataset, hf, model, pairs, prepare, tokens
 from synthjax.summarize.model import NONE, Language
 from synthjax.summarize.pairs import SPLITS, split_of
 from synthjax.summarize.rouge import METRICS
-from synthjax.summarize.spec import FIRST, Spec, elements, read_by
+from synthjax.summarize.spec import Spec, reads
 from synthjax.summarize.task import Base, Corpus, SummarizeTask
 from synthjax.summarize.tokens import Format
 
@@ -50,14 +50,14 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
             return run(spec, folder)
-    place = Workdir(workdir, json.loads(to_json(spec)), free=FREE, goes_on=_goes_on)
-    points = elements(spec)
-    names = [name_of(point, spec.sweep) for point in points]
+    place = Workdir(workdir, json.loads(to_json(spec)), free=FREE, goes_on=goes_on(FREE))
+    points = elements(spec, reads)
+    names = [name_of(point, spec.sweep, reads) for point in points]
     under_way = [
         Element(
             name,
             SummarizeTask(point, mesh, corpus, _base_of(point, bases), others),
-            first_of(point, spec.sweep),
+            first_of(point, spec.sweep, reads),
         )
         for name, point in dict(zip(names, points, strict=True)).items()
     ]
@@ -86,8 +86,8 @@ def estimate(spec: Spec) -> str:
     """
     mesh = sharding.mesh()
     corpus = _checked(spec, mesh)
-    points = {name_of(point, spec.sweep): point for point in elements(spec)}
-    firsts = {first_of(point, spec.sweep): point for point in points.values()}
+    points = {name_of(point, spec.sweep, reads): point for point in elements(spec, reads)}
+    firsts = {first_of(point, spec.sweep, reads): point for point in points.values()}
     sizes = set()
     for point in points.values():
         if point.initial == "pretrained":
@@ -125,53 +125,23 @@ def read_corpus(data: str) -> Corpus:
     return Corpus(*([p for p in every if split_of(p.id) == split] for split in ("train", "test")))
 
 
-def name_of(point: Spec, swept: Sequence[str]) -> str:
-    """The name of a sweep's point: what is swept and what it reads of that."""
-    return _named("run", point, [name for name in swept if name in read_by(point)])
-
-
-def first_of(point: Spec, swept: Sequence[str]) -> str:
-    """The name of a point's first generator, which points share that agree in what makes it."""
-    read = read_by(point)
-    own = _named("", point, [name for name in swept if name in FIRST and name in read])
-    return f"first,{own}" if own else "first"
-
-
-def _named(rest: str, point: Spec, names: Sequence[str]) -> str:
-    text = ",".join(f"{name}={getattr(point, name)}" for name in names)
-    return re.sub(r"[^\w.,=+-]", "_", text) or rest
-
-
 def _checked(spec: Spec, mesh: Mesh) -> Corpus:
     """The texts, if the spec fits them and the devices."""
-
-    def refuse(name, value, rule):
-        swept = name in spec.sweep
-        raise SpecError(f"sweep.{name}" if swept else name, value, rule)
-
-    for point in elements(spec):
-        if point.batch % (mesh.size * point.accumulate):
-            rule = f"must be a multiple of the {mesh.size} devices times accumulate, which is "
-            refuse("batch", point.batch, rule + str(point.accumulate))
+    points = elements(spec, reads)
+    check_batch(spec, points, mesh.size)
     corpus = read_corpus(spec.data)
-    for point in elements(spec):
+    for point in points:
         count = len(corpus.train)
         if point.n_real + point.n > count:
-            rule = f"{spec.data} has {count} training pairs, of which n_real = {point.n_real} learn"
-            refuse("n", point.n, f"{rule} and the others are guessed for")
+            raise SpecError(
+                "sweep.n" if "n" in spec.sweep else "n",
+                point.n,
+                f"{spec.data} has {count} training pairs, of which n_real = {point.n_real} learn "
+                "and the others are guessed for",
+            )
     if len(corpus.test) < 2:
         raise SpecError("data", spec.data, "has no test pairs")
     return corpus
-
-
-def _goes_on(new: Mapping, begun: Mapping) -> bool:
-    """Whether a spec has all of another's axes and values, and as many generations."""
-    new, begun = dict(new), dict(begun)
-    axes, fewer = new.pop("sweep", {}), begun.pop("sweep", {})
-    longer = new.pop("generations", 0) >= begun.pop("generations", 0)
-    new, begun = ({k: v for k, v in spec.items() if k not in FREE} for spec in (new, begun))
-    inside = axes.keys() == fewer.keys() and all(set(fewer[n]) <= set(axes[n]) for n in axes)
-    return new == begun and longer and inside
 
 
 # What makes a base of our own.
@@ -188,8 +158,8 @@ def _bases(spec: Spec, mesh: Mesh, corpus: Corpus) -> tuple[dict, dict[str, Base
     """What first generators are made of, and the other models that verifiers ask."""
     bases: dict[tuple, hf.LM] = {}
     others: dict[str, Base] = {}
-    for point in elements(spec):
-        if "verifier_model" in read_by(point) and point.verifier_model not in others:
+    for point in elements(spec, reads):
+        if "verifier_model" in read_by(point, reads) and point.verifier_model not in others:
             lm = hf.load(point.verifier_model, point.precision, mesh)
             others[point.verifier_model] = _as_base(lm, point, point.verifier_model)
         if _key_of(point) not in bases:
@@ -248,7 +218,8 @@ def _card(name: str, task: SummarizeTask, record: Record) -> str:
     spec = task.spec
     rouge = ", ".join(f"{m} {v:.4f}" for m, v in zip(METRICS, record["rouge"], strict=True))
     settings = "\n".join(
-        f"- `{field}`: `{getattr(spec, field)}`" for field in sorted(read_by(spec) - {"sweep"})
+        f"- `{field}`: `{getattr(spec, field)}`"
+        for field in sorted(read_by(spec, reads) - {"sweep"})
     )
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [summarization, "

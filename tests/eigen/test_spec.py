@@ -9,10 +9,10 @@ from eigen.tiny import tiny
 from configs import eigen as configs
 from synthjax.eigen import Spec
 from synthjax.eigen.data import SPECTRA
-from synthjax.eigen.spec import FIRST, elements
-from synthjax.eigen.sweep import first_of, name_of
+from synthjax.eigen.spec import reads
 from synthjax.eigen.tokens import ENCODINGS
 from synthjax.nn import seq2seq
+from synthjax.protocol.elements import elements, first_fields, first_of, name_of
 from synthjax.protocol.keys import Stream, key
 from synthjax.protocol.spec import SpecError, from_config
 
@@ -65,29 +65,29 @@ def test_best_of_k_keeps_one_for_each_matrix():
 def test_points_of_a_sweep_that_do_not_differ_are_equal():
     """ψ means nothing to an oracle: of 2 × 3 points four differ."""
     spec = tiny(sweep={"verifier": ("oracle", "noisy"), "psi": (0.0, 0.5, 1.0)})
-    found = elements(spec)
+    found = elements(spec, reads)
     assert [(point.verifier, point.psi) for point in found] == [
         *[("oracle", 0.5)] * 3,
         *[("noisy", psi) for psi in (0.0, 0.5, 1.0)],
     ]
-    names = [name_of(point, spec.sweep) for point in found]
+    names = [name_of(point, spec.sweep, reads) for point in found]
     assert names[:4] == [*["verifier=oracle"] * 3, "verifier=noisy,psi=0.0"]
-    assert {first_of(point, spec.sweep) for point in found} == {"first"}
+    assert {first_of(point, spec.sweep, reads) for point in found} == {"first"}
 
 
 def test_which_points_share_the_first_generator():
     spec = tiny(sweep={"width": (8, 16), "seed": (0, 1), "verifier": ("none", "oracle")})
-    firsts = [first_of(point, spec.sweep) for point in elements(spec)]
+    firsts = [first_of(point, spec.sweep, reads) for point in elements(spec, reads)]
     assert len(set(firsts)) == 4 and firsts[0] == "first,width=8,seed=0"
-    later = set(f.name for f in dataclasses.fields(Spec)) - set(FIRST)
+    later = set(f.name for f in dataclasses.fields(Spec)) - first_fields(Spec)
     assert {"verifier", "n", "generation_steps", "k_test", "regime"} <= later
-    assert {"seed", "batch", "learning_rate", "n_real", "steps", "encoding"} <= set(FIRST)
+    assert {"seed", "batch", "learning_rate", "n_real", "steps", "encoding"} <= first_fields(Spec)
 
 
 def test_a_folder_in_a_name_stays_one_part_of_a_path():
     spec = tiny(verifier="model", sweep={"verifier_model": ("a/../b", "/c")})
-    for point in elements(spec):
-        assert "/" not in name_of(point, spec.sweep)
+    for point in elements(spec, reads):
+        assert "/" not in name_of(point, spec.sweep, reads)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
