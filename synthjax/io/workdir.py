@@ -13,6 +13,8 @@ import jax
 
 PACKAGES = ("synthjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
 
+MOST = 5  # differences between two specs that an error names
+
 
 class WorkdirError(RuntimeError):
     """A directory that cannot hold this run: names the path, the reason and the way out."""
@@ -67,8 +69,10 @@ class Workdir:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise WorkdirError(f"{file}: is no spec of a run; choose another workdir") from None
         if differ and not new:
+            more = f"; and {len(differ) - MOST} more" if len(differ) > MOST else ""
             raise WorkdirError(
-                f"workdir {self.path}: holds a run with another spec ({'; '.join(differ)}); "
+                f"workdir {self.path}: holds a run with another spec "
+                f"({'; '.join(differ[:MOST])}{more}); "
                 "choose another workdir"
             )
 

@@ -144,6 +144,7 @@ def test_what_does_not_go_on(launch, small, tmp_path, less, said):
 REGIMES = ("replace", "accumulate", "subsample", "mix")
 
 
+@pytest.mark.long
 def test_every_regime_goes_on(tmp_path):
     """In one sweep, with random guesses and verdicts, and w₀ from real examples."""
     common = dict(

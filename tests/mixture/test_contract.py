@@ -45,7 +45,7 @@ from synthjax.protocol.keys import key
 from synthjax.protocol.select import SELECTIONS
 from synthjax.protocol.spec import Kind, SpecError, fields_of
 
-pytestmark = pytest.mark.usefixtures("no_theory")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_theory")]
 
 N, K, D, T = 64, 3, 5, 2
 TOLERANCE = 2e-5

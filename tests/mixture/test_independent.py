@@ -112,6 +112,25 @@ SETTINGS = {
 }
 
 
+# `make test` runs these, in which every kind is met; `make test-long` the others.
+CORE = (
+    "linear-linear-logistic",
+    "flip-noisy-ridge",
+    "classes",
+    "margin",
+    "self",
+    "best-oracle",
+    "accumulate-real-classes",
+    "subsample-real-none",
+    "mix-real-none",
+    "mix-none",
+)
+
+
+def marks(name):
+    return () if name in CORE else pytest.mark.long
+
+
 def spec(name, **more):
     way = {"l2": L2} | SETTINGS[name] | more
     if way["features"] == "mixture":
@@ -163,7 +182,7 @@ def rows(scores, *names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SETTINGS])
 def test_means(name):
     found, wanted = simulated(name), loop(name)
     scores = z_scores(found, wanted)
@@ -176,6 +195,7 @@ def test_means(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_all_together():
     """Standard errors are neither too wide nor too narrow: the squares of all scores average 1.
 
@@ -225,7 +245,9 @@ WRONG = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, changes, refusing, first", WRONG)
+@pytest.mark.parametrize(
+    "name, changes, refusing, first", [pytest.param(*w, marks=marks(w[0])) for w in WRONG]
+)
 def test_a_wrong_loop_is_refused(name, changes, refusing, first):
     scores = z_scores(simulated(name), loop(name, **changes))
     assert (rows(scores, *refusing)[:, first:] > 3).all()
@@ -234,6 +256,7 @@ def test_a_wrong_loop_is_refused(name, changes, refusing, first):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_is_compared(family):
     specs = [spec(name) for name in SETTINGS]
+    assert {getattr(spec(name), family) for name in CORE} == FAMILIES[family]
     for kind in FAMILIES[family]:
         having = [s for s in specs if getattr(s, family) == kind]
         for other in ("learner", "features"):

@@ -51,8 +51,18 @@ OTHERS = {
 }
 
 
+# `make test-long` runs these.
+REST = ("none", "oracle", "margin", "mix", "accumulate, real", "subsample")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=pytest.mark.long if name in REST else ())
+        for name, case in OTHERS.items()
+    ],
+)
 def test_every_kind_has_the_same_law(case):
     """Accuracy, norm, overlap with v, p, φ, ψ and what is kept; a family for each case."""
     settings = MANY | case

@@ -12,7 +12,7 @@ from compared import BASE, FALSE_ALARM, compared, run
 
 from synthjax.mixture import matrix_free
 
-pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("no_theory")]
+pytestmark = [pytest.mark.long, pytest.mark.optimized, pytest.mark.usefixtures("no_theory")]
 
 SIZES = [(100, 90), (60, 100)]
 TIMES = (1, 2, 5)

@@ -14,6 +14,8 @@ from synthjax.mixture.population import KNOWN, population, unknown
 from synthjax.mixture.spec import Spec
 from synthjax.protocol.spec import fields_of
 
+pytestmark = pytest.mark.slow
+
 # Linear generator and verifier, teacher -----------------------------------------------------------
 
 

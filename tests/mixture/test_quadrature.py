@@ -11,6 +11,8 @@ from scipy.stats import multivariate_normal, norm
 
 from synthjax.mixture.quadrature import Source, beyond, edges, logistic, moments, ridge, sector
 
+pytestmark = pytest.mark.slow
+
 ANGLES = 32
 
 

@@ -97,8 +97,18 @@ SIMULATED = {
 }
 
 
+# `make test` runs these, `make test-long` the others.
+CORE = ("linear", "none, more features, ridge", "margin", "mix, real")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", SIMULATED.values(), ids=SIMULATED)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in CORE else pytest.mark.long)
+        for name, case in SIMULATED.items()
+    ],
+)
 def test_the_mean_of_matrix_free(case):
     """n = 10,000, d = 1000 (15,000 in two), three generations, 24 trajectories.
 
