@@ -20,6 +20,7 @@ from synthjax.protocol.keys import key as key_of
 from synthjax.protocol.loop import Arrays, Record
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
+from synthjax.protocol.spec import SpecError
 from synthjax.protocol.training_set import Source, TrainingSet
 from synthjax.summarize import data, model
 from synthjax.summarize.measure import diversity, first_sentence, interval, words
@@ -159,6 +160,8 @@ class SummarizeTask:
             lead.reshape(b, k, -1),
             np.array([words(text) for text in texts]).reshape(b, k),
             other,
+            pairs,
+            [texts[i * k : (i + 1) * k] for i in range(b)],
         )
 
     def _other(self, pairs: Sequence[Pair], texts: Sequence[str]):
@@ -187,6 +190,8 @@ class SummarizeTask:
         spec = self.spec
         first = self._real(self.real)
         if t == 0:
+            if not len(first):
+                raise SpecError("block", spec.block, "no real summary fits into a block")
             return TrainingSet((first,))
         fresh = self._real(self._articles(t)[self.n :]) if self.n_fresh else None
         key = self._key(Stream.SUBSAMPLE, t)
@@ -275,8 +280,8 @@ class SummarizeTask:
             own = min(size, len(test) - first)
             found = self._generated(params, [prompts[i] for i in rows], 1)
             tokens.append(found.tokens[:own, 0])
-            fit = [i for i in rows if len(asked[i]) + len(targets[i]) <= spec.block]
-            if fit := fit[:own]:
+            fit = [i for i in rows[:own] if len(asked[i]) + len(targets[i]) <= spec.block]
+            if fit:
                 told = [targets[i] for i in fit]
                 before = [asked[i] for i in fit]
                 filled = [part + part[-1:] * (size - len(part)) for part in (before, told)]
@@ -293,7 +298,7 @@ class SummarizeTask:
             "rouge": mean,
             "rouge_low": low,
             "rouge_high": high,
-            "perplexity": np.exp(total / max(count, 1)),
+            "perplexity": np.exp(total / count) if count else np.asarray(np.nan),
             **diversity(texts),
             "sample": tokens[: spec.n_samples],
             "sample_rouge": scores[: spec.n_samples],

@@ -1,5 +1,6 @@
 """Verifiers of summaries: a score for each guess, the higher the better."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from synthjax.protocol.keys import uniform_rows
 from synthjax.protocol.spec import Kind
+from synthjax.summarize.pairs import Pair
 from synthjax.summarize.rouge import METRICS
 
 Host = np.ndarray
@@ -19,7 +21,8 @@ class Guessed(NamedTuple):
 
     Fields: `log_prob` by the generator, a sum over `tokens` tokens; `rouge` by `METRICS`, to the
     reference, at which an oracle alone looks, and `lead`, to the article's first sentence; `words`
-    of each summary; where another model is asked, its `other` mean log-probability of a token.
+    of each summary; where another model is asked, its `other` mean log-probability of a token. And
+    what they are: `pairs`, each article with its reference, and the `texts` of its k summaries.
     """
 
     log_prob: Float[Host, "n k"]
@@ -28,6 +31,8 @@ class Guessed(NamedTuple):
     lead: Float[Host, "n k 3"]
     words: Int[Host, "n k"]
     other: Float[Host, "n k"] | None = None
+    pairs: Sequence[Pair] = ()
+    texts: Sequence[Sequence[str]] = ()
 
 
 class Numbers(NamedTuple):

@@ -1,6 +1,7 @@
 """Runs of the summarization task: what they leave, and that every step does what it says."""
 
 import json
+from unittest import mock
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from synthjax.io import results
 from synthjax.io.tensors import ModelError
 from synthjax.nn import sharding
 from synthjax.plot import summarize as plot
-from synthjax.protocol.spec import SpecError
+from synthjax.protocol.spec import SpecError, fields_of
 from synthjax.summarize import hf, sweep
 from synthjax.summarize.pairs import DataError
 from synthjax.summarize.task import SummarizeTask
@@ -98,6 +99,20 @@ def test_random_numbers_of_a_generation_are_its_own(file):
     one, again, two = (task.guess(t, base.params, 0) for t in (1, 1, 2))
     np.testing.assert_array_equal(one["tokens"], again["tokens"])
     assert (one["tokens"] != two["tokens"]).any()
+
+
+def test_a_verifier_of_ones_own(file):
+    """It sees the texts themselves, each article's with its reference."""
+
+    def shortest(key, numbers, guesses):
+        assert len(guesses.pairs) == len(guesses.texts)
+        return [[-len(text) for text in texts] for texts in guesses.texts]
+
+    with mock.patch.dict(fields_of(summarize.Spec)["verifier"].metadata["kinds"]):
+        task, base = task_of(file, verifier=shortest)
+        guesses = task.guess(1, base.params, 0)
+        texts = [[task.format.read(row[row >= 0]) for row in rows] for rows in guesses["tokens"]]
+        np.testing.assert_array_equal(guesses["score"], [[-len(t) for t in row] for row in texts])
 
 
 @pytest.mark.parametrize(
