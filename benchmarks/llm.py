@@ -102,7 +102,8 @@ def flat(params, path: str = "") -> dict[str, np.ndarray]:
 def by_rows(rows):
     """Over the devices, as `synthjax.summarize` does: the last row again where it must be even."""
     mesh = sharding.mesh()
-    size = mesh.size * -(-len(rows) // mesh.size)
+    parts = sharding.rows(mesh)
+    size = parts * -(-len(rows) // parts)
     return jax.device_put(rows[np.minimum(np.arange(size), len(rows) - 1)], sharding.by_rows(mesh))
 
 

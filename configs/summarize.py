@@ -13,8 +13,11 @@ For a GPU; not measured here:
 - smollm2: SmolLM2-135M from `--config.model=DIR`, on XL-Sum from `--config.data=DIR`.
 - llama2_7b: the published experiment (arXiv 2406.07515, section 6.2): Llama-2-7B on XL-Sum, of
   which an eighth trains the generator. Published: random selection ends below the generator, an
-  oracle above it at every rate.
+  oracle above it at every rate. For 8 chips, which share the parameters.
+- llama2_7b_pod: the same for 256 chips, of which 8 share a row of the batch.
 """
+
+import dataclasses
 
 from ml_collections import config_dict
 
@@ -154,8 +157,14 @@ def llama2_7b() -> Spec:
         generation_end=1.0,
         n=260_000,
         decode_batch=256,
+        fsdp=8,
         sweep={"verifier": ("random", "oracle", "self"), "rate": RATES},
     )
+
+
+def llama2_7b_pod() -> Spec:
+    """The published experiment, with a row of the batch for each 8 chips."""
+    return dataclasses.replace(llama2_7b(), fsdp=32, tensor=8)
 
 
 VARIANTS = {
@@ -164,6 +173,7 @@ VARIANTS = {
     "small": small,
     "smollm2": smollm2,
     "llama2_7b": llama2_7b,
+    "llama2_7b_pod": llama2_7b_pod,
 }
 
 

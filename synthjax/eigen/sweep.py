@@ -39,7 +39,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     SpecError, WorkdirError, CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
     mesh = sharding.mesh()
-    check_batch(spec, elements(spec, reads), mesh.size)
+    check_batch(spec, elements(spec, reads), sharding.rows(mesh))
     others = _models(spec)  # refuses before anything is written
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
@@ -75,7 +75,7 @@ def estimate(spec: Spec) -> str:
     Raises SpecError where a batch does not fit the devices; ModelError where a folder is no model.
     """
     mesh = sharding.mesh()
-    check_batch(spec, elements(spec, reads), mesh.size)
+    check_batch(spec, elements(spec, reads), sharding.rows(mesh))
     _models(spec)
     points = {name_of(point, spec.sweep, reads): point for point in elements(spec, reads)}
     firsts = {first_of(point, spec.sweep, reads): point for point in points.values()}

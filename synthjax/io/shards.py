@@ -23,6 +23,7 @@ INDEX_BYTES = 2**26
 SHARD_BYTES = 5 * 10**9
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".npy")
 _FILE = re.compile(r"[\w.-]+\.safetensors")
+_WRITTEN = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
 class Tensor(NamedTuple):
@@ -90,7 +91,8 @@ def write(
 ) -> None:
     """Write arrays, which come to the host a shard at a time, and their config, that last.
 
-    Raises WorkdirError where the disk does not take it.
+    A model that is there already is replaced when the arrays are on disk. Raises WorkdirError where
+    the disk does not take them.
     """
     shards: list[list[str]] = [[]]
     held = 0
@@ -103,13 +105,18 @@ def write(
     count = len(shards)
     names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
     names = [TENSORS] if count == 1 else names
+    partial = [folder / f"{name}.partial" for name in names]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, keys in zip(names, shards, strict=True):
-            partial = folder / f"{name}.partial"
-            here = {key: np.ascontiguousarray(tensors[key]) for key in keys}
-            save_file(here, partial, metadata={"format": "pt"})  # which transformers asks for
-            partial.replace(folder / name)
+        for path, keys in zip(partial, shards, strict=True):
+            here = {key: np.asarray(tensors[key], order="C") for key in keys}
+            save_file(here, path, metadata={"format": "pt"})  # which transformers asks for
+        # Of two models' files none may be read as one: without a config there is no model.
+        (folder / CONFIG).unlink(missing_ok=True)
+        for path in [path for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]:
+            path.unlink()
+        for path in partial:
+            path.replace(path.with_suffix(""))
         if count > 1:
             total = sum(tensor.nbytes for tensor in tensors.values())
             where = {key: n for n, keys in zip(names, shards, strict=True) for key in keys}
@@ -117,6 +124,8 @@ def write(
             write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
         write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     except (OSError, safetensors.SafetensorError) as error:
+        for path in partial if folder.is_dir() else ():
+            path.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise WorkdirError(f"{folder}: cannot be written ({reason})") from None
 

@@ -89,6 +89,24 @@ def build(
     return bind(lambda rngs: Llama(architecture, dtype, lora, remat, rngs))
 
 
+def axes(module: str, name: str) -> tuple[str, ...]:
+    """The names of a parameter's axes (see `nn.sharding`)."""
+    outside, inside = {
+        "embed_tokens": ("vocabulary", "width"),
+        "lm_head": ("vocabulary", "width"),
+        "o_proj": ("width", "heads"),
+        "gate_proj": ("hidden", "width"),
+        "up_proj": ("hidden", "width"),
+        "down_proj": ("width", "hidden"),
+    }.get(module, ("heads", "width") if module in ("q_proj", "k_proj", "v_proj") else ("", ""))
+    return {
+        "weight": (outside, inside),
+        "bias": (outside,),
+        "lora_a": ("rank", inside),
+        "lora_b": (outside, "rank"),
+    }.get(name, ())
+
+
 class Batch(NamedTuple):
     """Rows of one sequence, padded after it, or of several, where there are `segments`.
 

@@ -70,6 +70,7 @@ def by_rate(results: xr.Dataset) -> Figure:
     """ROUGE after the last generation against the rate of selection, and the generator's own."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     panels = list(figure.subplots(1, 3))
+    results = results.sortby("rate")
     first, last = results.isel(generation=0), results.isel(generation=-1)
     others = [name for name in _axes(results) if name not in ("rate", "seed")]
     lines = last.stack(element=others) if others else last.expand_dims("element")

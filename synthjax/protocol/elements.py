@@ -82,16 +82,16 @@ def _named(rest: str, point: Any, names: Sequence[str]) -> str:
     return re.sub(r"[^\w.,=+-]", "_", text) or rest
 
 
-def check_batch(spec: Any, points: Sequence[Any], devices: int) -> None:
-    """Raises SpecError where the parts of a batch do not spread evenly over the devices."""
+def check_batch(spec: Any, points: Sequence[Any], parts: int) -> None:
+    """Raises SpecError where a batch does not split evenly into so many parts."""
     for point in points:
-        if point.batch % (devices * point.accumulate):
+        if point.batch % (parts * point.accumulate):
             swept = "batch" in spec.sweep
             raise SpecError(
                 "sweep.batch" if swept else "batch",
                 spec.sweep["batch"] if swept else point.batch,
-                f"must be a multiple of the {devices} devices times accumulate, which is "
-                f"{point.accumulate}",
+                f"must be a multiple of the {parts} devices that share it times accumulate, which "
+                f"is {point.accumulate}",
             )
 
 

@@ -10,7 +10,6 @@ Llama 2 and 3, SmolLM2, Qwen2 and 2.5, Mistral. Nothing in a directory is execut
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from jaxtyping import Float, Int
 
 from synthjax.io import shards
 from synthjax.io.tensors import CONFIG, CONFIG_BYTES, ModelError, check_plain, json_object, nested
+from synthjax.io.workdir import WorkdirError
 from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
 from synthjax.nn.llama import Architecture, RopeScaling
@@ -124,6 +124,8 @@ def load(folder: str | os.PathLike, precision: str = "float32", mesh: Mesh | Non
     architecture = architecture_of(config, folder / CONFIG)
     eos = config.get("eos_token_id")
     eos = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+    if not all(type(token) is int and model.NONE <= token < 2**31 for token in eos):
+        raise ModelError(f"{folder / CONFIG}: eos_token_id = {eos!r} must be numbers of tokens")
     language = Language(architecture, eos or (model.NONE,), precision)
     tokenizer = load_tokenizer(folder, architecture.vocabulary)
     return LM(language, _params(folder, architecture, mesh), mesh, config, tokenizer)
@@ -135,8 +137,14 @@ def save(lm: LM, folder: str | os.PathLike, shard_bytes: int = shards.SHARD_BYTE
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(lm.params)}
     config = {k: v for k, v in lm.config.items() if k not in ("dtype", "torch_dtype")}
     config["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
-    if lm.tokenizer is not None:
-        lm.tokenizer.save_pretrained(folder)
+    try:
+        if lm.tokenizer is not None:
+            lm.tokenizer.save_pretrained(folder)
+        else:  # that of another model, which was here
+            for name in _TOKENIZER:
+                (folder / name).unlink(missing_ok=True)
+    except Exception as error:  # `tokenizers` has no class of its own for a full disk
+        raise WorkdirError(f"{folder}: cannot be written ({error})") from None
     shards.write(folder, flat_leaves(lm.params), config, shard_bytes)
 
 
@@ -161,16 +169,17 @@ def architecture_of(config: Mapping[str, Any], file: Path) -> Architecture:
 
     family = config.get("model_type")
     named = config.get("architectures") or []
-    known = {name: kind for kind, (name, _) in FAMILIES.items()}
-    if family not in FAMILIES or (named and named[0] != FAMILIES[family][0]):
+    if not isinstance(named, list):
+        refuse(f"architectures = {named!r} must be a list")
+    if family not in [*FAMILIES] or (named and named[0] != FAMILIES[family][0]):
+        known = ", ".join(name for name, _ in FAMILIES.values())
         refuse(
-            f"is of {named[0] if named else family!r}, which is not supported; "
-            f"supported: {', '.join(known)}"
+            f"is of {named[0] if named else family!r}, which is not supported; supported: {known}"
         )
     config = {**FAMILIES[family][1], **{k: v for k, v in config.items() if v is not None}}
 
-    def number(name, default=None, kind=int, low=1, high=2**31):
-        value = config.get(name, default)
+    def number(name, default=None, kind=int, low=1, high=2**31, of=None):
+        value = (of or config).get(name, default)
         whole = isinstance(value, int if kind is int else (int, float))
         if not whole or isinstance(value, bool) or not low <= value <= high:
             refuse(f"{name} = {value!r} must be a number from {low} to {high}")
@@ -201,16 +210,15 @@ def architecture_of(config: Mapping[str, Any], file: Path) -> Architecture:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         refuse("rope_parameters is no object")
-    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-    if not isinstance(theta, int | float) or not 1 <= theta < math.inf:
-        refuse(f"rope_theta = {theta!r} must be a number of 1 or more")
+    theta = number("rope_theta", 10_000.0, float, high=1e15, of={**config, **rope})
     kind = rope.get("rope_type", rope.get("type", "default"))
     scaling = None
     if kind == "llama3":
-        names = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
-        if not all(isinstance(rope.get(name), int | float) and rope[name] > 0 for name in names):
-            refuse(f"rope scaling llama3 needs the numbers {', '.join(names)}")
-        scaling = RopeScaling(*(rope[name] for name in names))
+        names = "factor", "low_freq_factor", "high_freq_factor"
+        found = [number(name, kind=float, low=1e-3, high=1e6, of=rope) for name in names]
+        scaling = RopeScaling(*found, number("original_max_position_embeddings", of=rope))
+        if scaling.low >= scaling.high:
+            refuse("low_freq_factor must be below high_freq_factor")
     elif kind != "default":
         refuse(f"rope scaling {kind!r} is not supported; supported: default, llama3")
     windowed = family == "mistral" or (family == "qwen2" and flag("use_sliding_window"))
@@ -219,13 +227,13 @@ def architecture_of(config: Mapping[str, Any], file: Path) -> Architecture:
     return Architecture(
         vocabulary=number("vocab_size", high=2**24),
         width=width,
-        layers=number("num_hidden_layers", high=2**10),
+        layers=number("num_hidden_layers", high=2**8),
         heads=heads,
         kv_heads=kv_heads,
         head=head,
         feed_forward=number("intermediate_size", high=2**20),
         context=number("max_position_embeddings", 2048),
-        rope_theta=float(theta),
+        rope_theta=theta,
         rope_scaling=scaling,
         epsilon=number("rms_norm_eps", kind=float, low=0, high=1),
         tied=flag("tie_word_embeddings"),
@@ -281,8 +289,10 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(folder.absolute()), local_files_only=True, trust_remote_code=False
         )
-        size = len(tokenizer)
-    except Exception as error:  # whatever files that anybody may have written provoke
+        size = max([len(tokenizer), *(last + 1 for last in tokenizer.get_vocab().values())])
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # whatever anybody's files provoke; a Rust panic is no Exception
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: its tokenizer cannot be read ({reason})") from None
     if size > vocabulary:
@@ -299,8 +309,11 @@ def flat_leaves(params: Params) -> dict[str, jax.Array]:
 
 
 def _params(folder: Path, architecture: Architecture, mesh: Mesh) -> Params:
-    wanted = flat_leaves(llama.build(architecture).shapes)
     found = shards.tensors_of(folder)
+    last = f"model.layers.{architecture.layers - 1}.input_layernorm.weight"
+    if last not in found:  # before layers are built, of which a config may ask for many
+        raise ModelError(f"{folder}: lacks {last!r}, which {CONFIG} asks for")
+    wanted = flat_leaves(llama.build(architecture).shapes)
     rest = {name for name in found if name not in wanted and not name.endswith(".inv_freq")}
     rest -= {"lm_head.weight"} if architecture.tied else set()
     if missing := sorted(wanted.keys() - found.keys()):
@@ -316,9 +329,9 @@ def _params(folder: Path, architecture: Architecture, mesh: Mesh) -> Params:
             )
         if tensor.dtype not in DTYPES:
             raise ModelError(f"{tensor.file}: {name} is {tensor.dtype}; one of {', '.join(DTYPES)}")
-    place = sharding.whole(mesh)
+    places = flat_leaves(sharding.places(mesh, llama.axes, nested(wanted, folder)))
     read = shards.arrays({name: found[name] for name in wanted})
-    return nested({name: jax.device_put(array, place) for name, array in read}, folder)
+    return nested({name: jax.device_put(array, places[name]) for name, array in read}, folder)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ def interval(
     """Means of the columns, and 95 % intervals by the percentile bootstrap over rows."""
     n = len(scores)
     rng = np.random.Generator(np.random.PCG64([seed, n]))
-    means = np.stack([scores[rng.integers(0, n, n)].mean(0) for _ in range(RESAMPLES)])
+    means = np.stack([scores[rng.integers(0, n, n)].mean(0, np.float64) for _ in range(RESAMPLES)])
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return scores.mean(0, dtype=np.float64), low, high
 
@@ -35,12 +35,12 @@ def diversity(texts: Sequence[str]) -> dict[str, Float[Host, ""]]:
     ones = Counter(word for words in split for word in words)
     twos = Counter(pair for words in split for pair in itertools.pairwise(words))
     total, pairs = max(ones.total(), 1), max(twos.total(), 1)
-    share = np.array([*ones.values(), 0], np.float64) / total
+    share = np.array([*ones.values()], np.float64) / total
     whole = Counter(map(tuple, split))
     found = {
         "distinct_1": len(ones) / total,
         "distinct_2": len(twos) / pairs,
-        "entropy": -np.sum(share * np.log2(np.where(share > 0, share, 1))),
+        "entropy": np.sum(share * np.log2(1 / share)),
         "words": ones.total() / max(len(texts), 1),
         "same": sum(count for count in whole.values() if count > 1) / max(len(texts), 1),
     }

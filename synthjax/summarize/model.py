@@ -126,7 +126,8 @@ def padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int[Host, "b t"]
 
 def by_rows(mesh: Mesh, rows: Host) -> Array:
     """Over the devices, the last row repeated where they do not come out even."""
-    size = mesh.size * -(-len(rows) // mesh.size)
+    parts = sharding.rows(mesh)
+    size = parts * -(-len(rows) // parts)
     return jax.device_put(rows[np.minimum(np.arange(size), len(rows) - 1)], sharding.by_rows(mesh))
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 from jaxtyping import Float
@@ -20,12 +21,21 @@ FEW = 400  # pairs that are scored sooner than a worker begins
 
 
 def rouge(guesses: Sequence[str], references: Sequence[str]) -> Float[Host, "n 3"]:
-    """F-measures of `METRICS`, words stemmed (Porter), in [0, 1]."""
+    """F-measures of `METRICS`, words stemmed (Porter), in [0, 1].
+
+    Raises ChildProcessError where a worker is killed; the next call begins new ones.
+    """
     pairs = list(zip(guesses, references, strict=True))
     if len(pairs) <= FEW:
         return np.array([_one(*pair) for pair in pairs], np.float32).reshape(-1, len(METRICS))
     parts = [pairs[i : i + 100] for i in range(0, len(pairs), 100)]
-    return np.concatenate(list(_workers().map(_some, parts)))
+    try:
+        return np.concatenate(list(_workers().map(_some, parts)))
+    except BrokenProcessPool:
+        _workers.cache_clear()
+        raise ChildProcessError(
+            "a process that scored ROUGE was killed, perhaps for lack of memory"
+        ) from None
 
 
 @functools.cache

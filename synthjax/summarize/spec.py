@@ -83,6 +83,13 @@ class Spec:
     feed_forward: int = config_field(384, "width of the feed-forward part", low=1, high=2**20)
     precision: str = config_field("float32", "what the model computes in", kinds=PRECISIONS)
     remat: bool = config_field(False, "compute layers twice while learning, to save memory")
+    # Where it lies
+    fsdp: int = config_field(
+        1, "devices that share the parameters, each with rows of its own", low=1, axis=False
+    )
+    tensor: int = config_field(
+        1, "devices that share every layer's work; a divisor of kv_heads", low=1, axis=False
+    )
     # How it is trained
     n_real: int = config_field(500, "real pairs for the first generator", low=1, high=10**9)
     steps: int = config_field(1000, "training steps of the first generator", low=1, high=10**9)
@@ -239,6 +246,9 @@ def _check_combinations(spec: Spec) -> None:
     for point in combinations(spec, ["initial", "learns"]):
         if point["initial"] == "scratch" and point["learns"] == ADAPTERS:
             refuse("learns", "must be full where initial=scratch: nothing is there to adapt")
+    for point in combinations(spec, ["learns", "start"]):
+        if point["learns"] == ADAPTERS and point["start"] == "generator":
+            refuse("start", f"must be base where learns={ADAPTERS}: adapters begin from the base")
     for point in combinations(spec, ["block", "summary_tokens"]):
         if 2 * point["summary_tokens"] > point["block"]:
             rule = f"must leave half of a block to the article; block is {point['block']}"
@@ -249,6 +259,10 @@ def _check_combinations(spec: Spec) -> None:
     for point in combinations(spec, ["generator", "k", "selection"]):
         if point["selection"] == "best_of_k" and point["generator"] == "greedy":
             refuse("selection", "has one guess to choose from where generator=greedy")
+    for point in combinations(spec, ["n", "regime", "real_fraction"]):
+        real = REGIMES[point["regime"]].call.real
+        if real and round(point["n"] * point["real_fraction"]) == point["n"]:
+            refuse("real_fraction", f"must leave something to guess; n is {point['n']}")
     for point in combinations(spec, ["n", "k"]):
         if point["n"] * point["k"] >= 2**31:
             refuse("k", f"n k must stay below 2^31; n is {point['n']}")

@@ -15,7 +15,7 @@ from synthjax.io import tensors
 from synthjax.io.results import write
 from synthjax.io.tensors import ModelError
 from synthjax.io.workdir import Workdir, write_text
-from synthjax.nn import sharding
+from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
 from synthjax.protocol import loop
 from synthjax.protocol.elements import check_batch, elements, first_of, goes_on, name_of, read_by
@@ -31,7 +31,7 @@ from synthjax.summarize.spec import Spec, reads
 from synthjax.summarize.task import Base, Corpus, SummarizeTask
 from synthjax.summarize.tokens import Format
 
-FREE = ("save_steps", "log_steps", "n_samples")  # what may change in a workdir
+FREE = ("save_steps", "log_steps", "n_samples", "fsdp", "tensor")  # what may change in a workdir
 
 
 def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
@@ -44,7 +44,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     begun with, and computes what is new. Raises SpecError, DataError, WorkdirError,
     CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
-    mesh = sharding.mesh()
+    mesh = _mesh(spec)
     corpus = _checked(spec, mesh)
     bases, others = _bases(spec, mesh, corpus)  # refuses before anything is written
     if workdir is None:
@@ -84,7 +84,7 @@ def estimate(spec: Spec) -> str:
     Raises SpecError where a batch does not fit the devices or there are too few texts; DataError,
     ModelError where a file or folder cannot be used.
     """
-    mesh = sharding.mesh()
+    mesh = _mesh(spec)
     corpus = _checked(spec, mesh)
     points = {name_of(point, spec.sweep, reads): point for point in elements(spec, reads)}
     firsts = {first_of(point, spec.sweep, reads): point for point in points.values()}
@@ -125,10 +125,18 @@ def read_corpus(data: str) -> Corpus:
     return Corpus(*([p for p in every if split_of(p.id) == split] for split in ("train", "test")))
 
 
+def _mesh(spec: Spec) -> Mesh:
+    try:
+        return sharding.mesh(spec.fsdp, spec.tensor)
+    except ValueError as error:
+        name = "tensor" if spec.tensor > 1 else "fsdp"
+        raise SpecError(name, getattr(spec, name), str(error)) from None
+
+
 def _checked(spec: Spec, mesh: Mesh) -> Corpus:
     """The texts, if the spec fits them and the devices."""
     points = elements(spec, reads)
-    check_batch(spec, points, mesh.size)
+    check_batch(spec, points, sharding.rows(mesh))
     corpus = read_corpus(spec.data)
     for point in points:
         count = len(corpus.train)
@@ -178,11 +186,17 @@ def _base_of(point: Spec, bases: Mapping) -> Base:
 
 def _as_base(lm: hf.LM, point: Spec, folder: str) -> Base:
     """A model as a point of a sweep uses it."""
+    architecture = lm.language.architecture
+    for name, split in (("tensor", ("heads", "kv_heads", "feed_forward")), ("fsdp", ("width",))):
+        sizes = {field: getattr(architecture, field) for field in split}
+        if any(size % getattr(point, name) for size in sizes.values()):
+            known = ", ".join(f"{field} = {size}" for field, size in sizes.items())
+            raise SpecError(name, getattr(point, name), f"must divide the model's {known}")
     if lm.tokenizer is None:
         raise ModelError(f"{folder}: has no tokenizer")
-    if lm.language.architecture.context < point.block:
-        context = lm.language.architecture.context
-        raise SpecError("block", point.block, f"{folder} was made for {context} tokens")
+    if architecture.context < point.block:
+        rule = f"{folder} was made for {architecture.context} tokens"
+        raise SpecError("block", point.block, rule)
     if lm.language.eos == (NONE,):
         raise ModelError(f"{folder}/{tensors.CONFIG}: has no eos_token_id")
     language = lm.language._replace(precision=point.precision, remat=point.remat)
@@ -200,7 +214,7 @@ def _scratch(point: Spec, mesh: Mesh, corpus: Corpus) -> hf.LM:
     language = Language(architecture, (tokenizer.eos_token_id,), point.precision)
     params = model.build(language).init(key(point.seed, Stream.LEARN, 0, 0))
     config = hf.config_of(architecture, language.eos, tokenizer.bos_token_id)
-    params = jax.device_put(params, sharding.whole(mesh))
+    params = jax.device_put(params, sharding.places(mesh, llama.axes, params))
     return hf.LM(language, params, mesh, config, tokenizer)
 
 

@@ -217,8 +217,8 @@ class SummarizeTask:
         elif t == 0 or self.spec.start == "base":
             params = self.base.params
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-        state = self._trainer(t).begin(jax.device_put(params, sharding.whole(self.mesh)))
-        return jax.device_put(state, sharding.whole(self.mesh))
+        state = self._trainer(t).begin(jax.device_put(params, self._places(params)))
+        return jax.device_put(state, self._places(state))
 
     def batches(self, t: int, data_set: TrainingSet, first: int) -> Iterator[Batch]:
         """Training batches from number `first` on."""
@@ -247,11 +247,15 @@ class SummarizeTask:
         """Shapes, dtypes and shardings of a state."""
         shapes = model.build(self.language, self.spec.lora).shapes
         shapes = llama.adapters(shapes) if self.spec.lora else shapes
-        place = sharding.whole(self.mesh)
+        state = jax.eval_shape(self._trainer(t).begin, shapes)
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            jax.eval_shape(self._trainer(t).begin, shapes),
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            state,
+            self._places(state),
         )
+
+    def _places(self, tree):
+        return sharding.places(self.mesh, llama.axes, tree)
 
     def params(self, state: State) -> Params:
         """The model that guesses and is measured, adapters merged."""

@@ -37,10 +37,10 @@ def whole(file, tmp_path_factory):
 
 def task_of(file, **changes):
     spec = tiny(file, **changes)
-    corpus = sweep.read_corpus(file)
-    bases, others = sweep._bases(spec, MESH, corpus)
+    corpus, mesh = sweep.read_corpus(file), sweep._mesh(spec)
+    bases, others = sweep._bases(spec, mesh, corpus)
     base = sweep._base_of(spec, bases)
-    return SummarizeTask(spec, MESH, corpus, base, others), base
+    return SummarizeTask(spec, mesh, corpus, base, others), base
 
 
 def test_results(whole):
@@ -92,6 +92,32 @@ def test_guesses_are_scored_against_their_own_reference(file):
 def reference_rouge(guess, reference):
     found = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     return [score.fmeasure for score in found.score(reference, guess).values()]
+
+
+@pytest.mark.parametrize("split", ["fsdp", "tensor"])
+def test_parameters_split_over_devices(file, split):
+    """Each holds half of every matrix and of what Adam knows of it; losses and guesses agree."""
+    if jax.device_count() != 2:
+        pytest.skip("two devices")
+    how = dict(generator="greedy", k=1, verifier="self", kv_heads=2)
+    seen = {}
+    for count in (1, 2):
+        task = task_of(file, **how, **{split: count})[0]
+        begun = task.begin(0, None)
+        for part in (begun.params, begun.optimizer):
+            leaves = [leaf for leaf in jax.tree.leaves(part) if leaf.ndim == 2]
+            assert leaves
+            for leaf in leaves:
+                assert leaf.addressable_shards[0].data.size == leaf.size // count
+        assert jax.tree.map(lambda leaf: leaf.sharding, begun) == jax.tree.map(
+            lambda leaf: leaf.sharding, task.abstract(0)
+        )
+        batches = task.batches(0, task.pool(0, None, ()), 0)
+        states, metrics = zip(*task.learn(0, begun, batches), strict=True)
+        guesses = task.guess(1, task.params(states[-1]), 0)
+        seen[count] = [float(step.loss) for step in metrics[1:]], guesses["tokens"]
+    np.testing.assert_allclose(seen[2][0], seen[1][0], rtol=1e-5)
+    np.testing.assert_array_equal(seen[2][1], seen[1][1])
 
 
 def test_random_numbers_of_a_generation_are_its_own(file):
@@ -153,6 +179,10 @@ def test_refusals(file, tmp_path):
         summarize.estimate(tiny("nowhere"))
     with pytest.raises(SpecError, match=r"config.kv_heads = 2: must divide heads"):
         tiny(file, heads=1, kv_heads=2)
+    with pytest.raises(SpecError, match=r"config.fsdp = 64: \d+ devices are no multiple of"):
+        summarize.estimate(tiny(file, fsdp=64))
+    with pytest.raises(SpecError, match=r"config.tensor = 2: must divide .*kv_heads = 1"):
+        summarize.run(tiny(file, tensor=2))
     with pytest.raises(SpecError, match="nothing reads it"):
         tiny(file, threshold=0.5)
     with pytest.raises(SpecError, match="must be a Hugging Face directory"):
