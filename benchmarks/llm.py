@@ -100,11 +100,7 @@ def flat(params, path: str = "") -> dict[str, np.ndarray]:
 
 
 def by_rows(rows):
-    """Over the devices, as `synthjax.summarize` does: the last row again where it must be even."""
-    mesh = sharding.mesh()
-    parts = sharding.rows(mesh)
-    size = parts * -(-len(rows) // parts)
-    return jax.device_put(rows[np.minimum(np.arange(size), len(rows) - 1)], sharding.by_rows(mesh))
+    return sharding.spread(sharding.mesh(), rows)
 
 
 def drawn(a: llama.Architecture, rows: int, columns: int) -> np.ndarray:

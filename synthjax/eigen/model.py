@@ -61,7 +61,7 @@ def beam(
     language: Language, params: Params, mesh: Mesh, source: Int[Host, "b s"], k: int
 ) -> Guesses:
     """The k answers of beam search; k = 1 is greedy. On the host."""
-    return _on_host(_beam(language, k)(params, _by_rows(mesh, source)), len(source))
+    return _on_host(_beam(language, k)(params, sharding.spread(mesh, source)), len(source))
 
 
 def sample(
@@ -75,9 +75,11 @@ def sample(
     top_p: float,
 ) -> Guesses:
     """k answers at random, by a key for each matrix, on the host."""
-    keys = jax.random.wrap_key_data(_by_rows(mesh, np.asarray(jax.random.key_data(keys))))
+    keys = jax.random.wrap_key_data(sharding.spread(mesh, np.asarray(jax.random.key_data(keys))))
     drawn = _sample(language, k, top_p < 1)
-    return _on_host(drawn(params, _by_rows(mesh, source), keys, temperature, top_p), len(source))
+    return _on_host(
+        drawn(params, sharding.spread(mesh, source), keys, temperature, top_p), len(source)
+    )
 
 
 def log_prob(
@@ -88,7 +90,9 @@ def log_prob(
     target: Int[Host, "b t"],
 ) -> Float[Host, " b"]:
     """Natural log-probability of whole answers, on the host."""
-    found = _log_prob(language)(params, _by_rows(mesh, source), _by_rows(mesh, target))
+    found = _log_prob(language)(
+        params, sharding.spread(mesh, source), sharding.spread(mesh, target)
+    )
     return np.asarray(found)[: len(source)]
 
 
@@ -138,13 +142,6 @@ def _log_prob(language: Language):
         return -jnp.sum(loss * (labels != PAD), -1)
 
     return jax.jit(log_prob)
-
-
-def _by_rows(mesh: Mesh, rows: Host) -> Array:
-    """Over the devices, the last row repeated where they do not come out even."""
-    parts = sharding.rows(mesh)
-    size = parts * -(-len(rows) // parts)
-    return jax.device_put(rows[np.minimum(np.arange(size), len(rows) - 1)], sharding.by_rows(mesh))
 
 
 def _on_host(guesses: Guesses, count: int) -> Guesses:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")
@@ -41,6 +43,12 @@ def rows(mesh: Mesh) -> int:
 def by_rows(mesh: Mesh) -> NamedSharding:
     """The leading axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def spread(mesh: Mesh, host: Shaped[np.ndarray, "b ..."]) -> Shaped[Array, "c ..."]:
+    """Rows over the devices, the last one again where they do not come out even."""
+    size = rows(mesh) * -(-len(host) // rows(mesh))
+    return jax.device_put(host[np.minimum(np.arange(size), len(host) - 1)], by_rows(mesh))
 
 
 def whole(mesh: Mesh) -> NamedSharding:

@@ -68,10 +68,10 @@ def generate(
     last = tokens[np.arange(count), lengths - 1][:, None]
     rows = [tokens, lengths, last]
     if keys is None:
-        found = _beam(language, k, length)(params, *(by_rows(mesh, row) for row in rows))
+        found = _beam(language, k, length)(params, *(sharding.spread(mesh, row) for row in rows))
     else:
         rows.append(np.asarray(jax.random.key_data(keys)))
-        asked = [by_rows(mesh, row) for row in rows]
+        asked = [sharding.spread(mesh, row) for row in rows]
         drawn = _sample(language, k, length, top_p < 1)
         found = drawn(params, *asked, jnp.float32(temperature), jnp.float32(top_p))
     return Guesses(*(np.asarray(leaf)[:count] for leaf in found))
@@ -91,7 +91,7 @@ def log_probs(
     column = np.arange(tokens.shape[1])[None]
     first = np.array([len(prompt) for prompt in prompts])[:, None]
     told = (column >= first) & (column < lengths[:, None])
-    found = _log_probs(language)(params, by_rows(mesh, tokens), by_rows(mesh, told))
+    found = _log_probs(language)(params, sharding.spread(mesh, tokens), sharding.spread(mesh, told))
     return np.asarray(found)[: len(prompts)]
 
 
@@ -104,7 +104,7 @@ def logits(
 ) -> Float[Host, "b t v"]:
     """Of the token after each, float32; `mask` is 0 for padding, on either side."""
     mask = np.asarray(mask).astype(np.int32)
-    asked = by_rows(mesh, np.asarray(tokens, np.int32)), by_rows(mesh, mask)
+    asked = sharding.spread(mesh, np.asarray(tokens, np.int32)), sharding.spread(mesh, mask)
     return np.asarray(_logits(language)(params, *asked))[: len(tokens)]
 
 
@@ -122,13 +122,6 @@ def padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int[Host, "b t"]
     for at, row in enumerate(rows):
         found[at, : len(row)] = row
     return found, np.array([len(row) for row in rows], np.int32)
-
-
-def by_rows(mesh: Mesh, rows: Host) -> Array:
-    """Over the devices, the last row repeated where they do not come out even."""
-    parts = sharding.rows(mesh)
-    size = parts * -(-len(rows) // parts)
-    return jax.device_put(rows[np.minimum(np.arange(size), len(rows) - 1)], sharding.by_rows(mesh))
 
 
 def _cast(language: Language, params: Params) -> Params:
