@@ -5,11 +5,13 @@ python -m launch.summarize --config=configs/summarize.py:VARIANT --workdir=runs/
 - demo: news articles that a package brings, a Llama of 1.4 million parameters trained from nothing
   on 900 of them, two generations of the best of 8 sampled summaries, by ROUGE or by chance. For two
   CPU cores.
+- verifiers: an oracle, the generator itself and chance, each at three rates and for three seeds, by
+  a Llama of the same size, on package descriptions:
+  `python -m launch.prepare_data --source=debian --out=data/debian` first.
 
 For a GPU; not measured here:
 
-- small: a Llama of 32 million parameters, trained from nothing on package descriptions:
-  `python -m launch.prepare_data --source=debian --out=data/debian` first.
+- small: a Llama of 32 million parameters, trained from nothing on the same descriptions.
 - smollm2: SmolLM2-135M from `--config.model=DIR`, on XL-Sum from `--config.data=DIR`.
 - llama2_7b: the published experiment (arXiv 2406.07515, section 6.2): Llama-2-7B on XL-Sum, of
   which an eighth trains the generator. Published: random selection ends below the generator, an

@@ -100,7 +100,7 @@ def summary(results: xr.Dataset) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     metric = _spec(results)["verifier_metric"]
     for label, part in elements(results, most=None):
-        ends = (part.isel(generation=0), part.isel(generation=last))
+        ends = [part.isel(generation=t) for t in sorted({0, last})]
         row = [
             " → ".join(f"{float(_mean(end.rouge.sel(metric=name))):.4f}" for end in ends)
             for name in results.metric.values
