@@ -271,6 +271,10 @@ def _check_combinations(spec: Spec) -> None:
                 "selection",
                 f"asks no verifier, and verifier is {point['verifier']}; take verifier=none",
             )
+    for point in combinations(spec, ["n", "regime", "real_fraction"]):
+        real = REGIMES[point["regime"]].call.real
+        if real and round(point["n"] * point["real_fraction"]) == point["n"]:
+            _refuse(spec, "real_fraction", f"must leave something to guess; n is {point['n']}")
     for point in combinations(spec, ["n", "k"]):
         if point["n"] * point["k"] >= 2**31:
             _refuse(spec, "k", f"n k must stay below 2^31; n is {point['n']}")

@@ -35,6 +35,7 @@ from synthjax.protocol.spec import SpecError, from_config
         (dict(verifier="model", verifier_model=3), "config.verifier_model = 3: must be a text"),
         (dict(selection="random", verifier="oracle"), "config.selection = 'random': asks no"),
         (dict(n=10**8, k=64), "n k must stay below 2^31"),
+        (dict(regime="mix", real_fraction=1.0), "config.real_fraction = 1.0: must leave something"),
         (dict(temperature=0.5), "only generator=sample would"),
         (dict(keep=0.2), "nothing reads it"),
         (dict(sweep={"generations": (1, 2)}), "is no field that can be swept"),
