@@ -12,6 +12,8 @@ from synthjax.eigen.measure import DECODINGS, TOLERANCES
 from synthjax.io.workdir import WorkdirError
 from synthjax.plot import eigen as plot
 
+pytestmark = pytest.mark.slow
+
 PSI = (0.0, 0.25, 0.5, 1.0)
 SPECS = {
     "alone": Spec(generations=2),

@@ -16,6 +16,8 @@ from synthjax.io import results
 from synthjax.mixture import Spec, dataset
 from synthjax.plot import figures, table
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"n": 200, "d": 5, "trajectories": 4, "learner": "ridge"}
 NOISY = SIZE | {"generator": "flip", "verifier": "noisy"}
 P = tuple(np.linspace(0.05, 0.95, 10).round(3).tolist())

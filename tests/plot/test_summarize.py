@@ -12,6 +12,8 @@ from synthjax.io.workdir import WorkdirError
 from synthjax.plot import summarize as plot
 from synthjax.summarize import Spec, dataset
 
+pytestmark = pytest.mark.slow
+
 RATES = (0.125, 0.25, 0.5)
 SPECS = {
     "alone": Spec(generations=2),

@@ -13,6 +13,8 @@ from synthjax.summarize import model
 from synthjax.summarize.measure import diversity, first_sentence, interval, words
 from synthjax.summarize.rouge import rouge
 
+pytestmark = pytest.mark.slow
+
 # Diversity
 
 CATS = ["The cat sat", "the cat.", "a dog", "The cat"]

@@ -14,6 +14,8 @@ from synthjax.summarize import rouge as scoring
 from synthjax.summarize.measure import first_sentence
 from synthjax.summarize.rouge import FEW, rouge
 
+pytestmark = pytest.mark.slow
+
 COUNT = 1000
 
 
