@@ -253,9 +253,8 @@ def _write_samples(path: Path, task: SummarizeTask, records: Sequence[Record]) -
     for i, pair in enumerate(task.test[: task.spec.n_samples]):
         for t, record in enumerate(records):
             row = np.asarray(record["sample"][i])
-            scores = dict(
-                zip(METRICS, np.round(record["sample_rouge"][i], 4).tolist(), strict=True)
-            )
+            each = np.asarray(record["sample_rouge"][i], np.float64).round(4)
+            scores = dict(zip(METRICS, each.tolist(), strict=True))
             text = task.format.read(row[row != NONE])
             line = {"id": pair.id, "generation": t, "guess": text, "reference": pair.summary}
             lines.append(json.dumps({**line, **scores}, ensure_ascii=False))
