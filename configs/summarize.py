@@ -4,10 +4,13 @@ python -m launch.summarize --config=configs/summarize.py:VARIANT --workdir=runs/
 
 - demo: news articles that a package brings, a Llama of 1.4 million parameters trained from nothing
   on 900 of them, two generations of the best of 8 sampled summaries, by ROUGE or by chance. For two
-  CPU cores.
+  CPU cores: 6 min 35 s. ROUGE-1 0.140 before, 0.150 after by the oracle, 0.138 by chance, ± 0.011;
+  p* = 0.95 and 0.49.
 - verifiers: an oracle, the generator itself and chance, each at three rates and for three seeds, by
   a Llama of the same size, on package descriptions:
-  `python -m launch.prepare_data --source=debian --out=data/debian` first.
+  `python -m launch.prepare_data --source=debian --out=data/debian` first. 45 to 55 minutes on two
+  CPU cores. ROUGE-1 0.214 before; after: oracle 0.219, 0.225, 0.222 at 12.5, 25, 50 %, self 0.209,
+  0.215, 0.213, random 0.209, 0.211, 0.215.
 
 For a GPU; not measured here:
 
