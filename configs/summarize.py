@@ -8,9 +8,9 @@ python -m launch.summarize --config=configs/summarize.py:VARIANT --workdir=runs/
   p* = 0.95 and 0.49.
 - verifiers: an oracle, the generator itself and chance, each at three rates and for three seeds, by
   a Llama of the same size, on package descriptions:
-  `python -m launch.prepare_data --source=debian --out=data/debian` first. 45 to 55 minutes on two
-  CPU cores. ROUGE-1 0.214 before; after: oracle 0.219, 0.225, 0.222 at 12.5, 25, 50 %, self 0.209,
-  0.215, 0.213, random 0.209, 0.211, 0.215.
+  `python -m launch.prepare_data --source=debian --out=data/debian` first. 55 minutes on two CPU
+  cores that did other things too. ROUGE-1 0.214 before; after, at 12.5, 25 and 50 %: oracle 0.219,
+  0.225, 0.222, self 0.209, 0.215, 0.213, random 0.209, 0.211, 0.215.
 
 For a GPU; not measured here:
 

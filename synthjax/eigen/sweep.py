@@ -22,7 +22,15 @@ from synthjax.nn import sharding
 from synthjax.nn.bind import Params
 from synthjax.nn.seq2seq import Architecture
 from synthjax.protocol import loop
-from synthjax.protocol.elements import check_batch, elements, first_of, goes_on, name_of, read_by
+from synthjax.protocol.elements import (
+    FILE,
+    check_batch,
+    elements,
+    first_of,
+    goes_on,
+    name_of,
+    read_by,
+)
 from synthjax.protocol.loop import Element
 from synthjax.protocol.spec import SpecError, to_json
 
@@ -46,7 +54,8 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
             return run(spec, folder)
     place = Workdir(
         workdir,
-        json.loads(to_json(spec)),
+        json.loads(to_json(spec))
+        | {FILE + folder: loop.digest(params) for folder, (_, params) in others.items()},
         free=FREE,
         goes_on=goes_on(FREE),
     )

@@ -95,6 +95,10 @@ def check_batch(spec: Any, points: Sequence[Any], parts: int) -> None:
             )
 
 
+# How what a workdir records of files begins: that of a file which no earlier spec read may be new.
+FILE = "sha256 of "
+
+
 def goes_on(free: Collection[str]) -> Callable[[Mapping, Mapping], bool]:
     """Whether a spec (as JSON) has all axes and values of one begun, and as many generations."""
 
@@ -102,6 +106,7 @@ def goes_on(free: Collection[str]) -> Callable[[Mapping, Mapping], bool]:
         new, begun = dict(new), dict(begun)
         axes, fewer = new.pop("sweep", {}), begun.pop("sweep", {})
         longer = new.pop("generations", 0) >= begun.pop("generations", 0)
+        new = {k: v for k, v in new.items() if k in begun or not k.startswith(FILE)}
         new, begun = ({k: v for k, v in spec.items() if k not in free} for spec in (new, begun))
         inside = axes.keys() == fewer.keys() and all(set(fewer[n]) <= set(axes[n]) for n in axes)
         return new == begun and longer and inside

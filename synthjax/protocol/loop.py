@@ -138,7 +138,7 @@ def digest(params: Params) -> str:
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
         found.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        found.update(np.ascontiguousarray(leaf).data)
+        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

@@ -64,7 +64,13 @@ class LM:
     tokenizer: Any = None
 
     def logits(self, tokens: Int[Host, "b t"], mask: Int[Host, "b t"]) -> Float[Host, "b t v"]:
-        """Of the token after each, float32. `mask` is 0 for padding, on either side."""
+        """Of the token after each, float32. `mask` is 0 for padding, on either side.
+
+        Raises ValueError for ids outside the vocabulary.
+        """
+        tokens, mask = np.asarray(tokens), np.asarray(mask)
+        rows = [row[there > 0] for row, there in zip(tokens, mask, strict=True)]
+        self._check("row", [row for row in rows if len(row)])
         return model.logits(self.language, self.params, self.mesh, tokens, mask)
 
     def generate(
@@ -77,10 +83,14 @@ class LM:
     ) -> list[str] | list[list[int]]:
         """What follows each prompt: texts after texts, ids after ids. Temperature 0 is greedy.
 
-        A text gets a BOS before it, where the model has one; ids are taken as they are.
+        A text gets a BOS before it, where the model has one; ids are taken as they are. Raises
+        ValueError for a prompt without a token or with an id outside the vocabulary.
         """
+        if not len(prompts):
+            return []
         texts = isinstance(prompts[0], str)
         ids = [self._ids(prompt) for prompt in prompts] if texts else prompts
+        self._check("prompt", ids)
         keys = None
         if temperature > 0:
             base = jax.random.key(seed, impl="threefry2x32")
@@ -98,12 +108,27 @@ class LM:
         prompts: Sequence[str] | Sequence[Sequence[int]],
         targets: Sequence[str] | Sequence[Sequence[int]],
     ) -> Float[Host, " b"]:
-        """exp of the mean negative log-likelihood of a target's tokens after its prompt."""
+        """exp of the mean negative log-likelihood of a target's tokens after its prompt.
+
+        Raises ValueError as `generate`, also of targets.
+        """
+        if not len(prompts):
+            return np.zeros(0, np.float32)
         if isinstance(prompts[0], str):
             prompts = [self._ids(prompt) for prompt in prompts]
             targets = [self.tokenizer.encode(text, add_special_tokens=False) for text in targets]
+        self._check("prompt", prompts)
+        self._check("target", targets)
         total = model.log_probs(self.language, self.params, self.mesh, prompts, targets)
         return np.exp(-total / np.array([len(target) for target in targets]))
+
+    def _check(self, what: str, rows: Sequence[Sequence[int]]) -> None:
+        vocabulary = self.language.architecture.vocabulary
+        for i, row in enumerate(rows):
+            if not len(row):
+                raise ValueError(f"{what} {i} has no token")
+            if not 0 <= min(row) <= max(row) < vocabulary:
+                raise ValueError(f"{what} {i} has an id outside the vocabulary of {vocabulary}")
 
     def _ids(self, text: str) -> list[int]:
         if self.tokenizer is None:

@@ -34,8 +34,15 @@ def rouge(guesses: Sequence[str], references: Sequence[str]) -> Float[Host, "n 3
     except BrokenProcessPool:
         _workers.cache_clear()
         raise ChildProcessError(
-            "a process that scored ROUGE was killed, perhaps for lack of memory"
+            "a process that scored ROUGE was killed, perhaps for lack of memory, or did not begin: "
+            "a script's work belongs under `if __name__ == '__main__':`"
         ) from None
+
+
+def check_main() -> None:
+    """Raises RuntimeError in a worker that imports a script, which would do all its work again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError("a script's work belongs under `if __name__ == '__main__':`")
 
 
 @functools.cache

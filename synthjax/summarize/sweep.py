@@ -1,5 +1,6 @@
 """The run of a spec: every element of its sweep, the texts, and the models that come and go."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -18,20 +19,29 @@ from synthjax.io.workdir import Workdir, write_text
 from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
 from synthjax.protocol import loop
-from synthjax.protocol.elements import check_batch, elements, first_of, goes_on, name_of, read_by
+from synthjax.protocol.elements import (
+    FILE,
+    check_batch,
+    elements,
+    first_of,
+    goes_on,
+    name_of,
+    read_by,
+)
 from synthjax.protocol.keys import Stream, key
 from synthjax.protocol.loop import Element, Record
 from synthjax.protocol.spec import SpecError, to_json
 from synthjax.protocol.training_set import shuffled
 from synthjax.summarize import dataset, hf, model, pairs, prepare, tokens
 from synthjax.summarize.model import NONE, Language
-from synthjax.summarize.pairs import SPLITS, split_of
-from synthjax.summarize.rouge import METRICS
+from synthjax.summarize.pairs import split_of
+from synthjax.summarize.rouge import METRICS, check_main
 from synthjax.summarize.spec import Spec, reads
 from synthjax.summarize.task import Base, Corpus, SummarizeTask
 from synthjax.summarize.tokens import Format
 
-FREE = ("save_steps", "log_steps", "n_samples", "fsdp", "tensor")  # what may change in a workdir
+# What may change in a workdir.
+FREE = ("save_steps", "log_steps", "n_samples", "fsdp", "tensor", "remat", "accumulate")
 
 
 def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
@@ -44,13 +54,15 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     begun with, and computes what is new. Raises SpecError, DataError, WorkdirError,
     CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
+    check_main()
     mesh = _mesh(spec)
     corpus = _checked(spec, mesh)
     bases, others = _bases(spec, mesh, corpus)  # refuses before anything is written
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
             return run(spec, folder)
-    place = Workdir(workdir, json.loads(to_json(spec)), free=FREE, goes_on=goes_on(FREE))
+    about = json.loads(to_json(spec)) | _read(spec, corpus, bases, others)
+    place = Workdir(workdir, about, free=FREE, goes_on=goes_on(FREE))
     points = elements(spec, reads)
     names = [name_of(point, spec.sweep, reads) for point in points]
     under_way = [
@@ -119,10 +131,26 @@ def read_corpus(data: str) -> Corpus:
         splits = prepare.prepare("news").splits
         return Corpus(splits["train"], splits["test"])
     if Path(data).is_dir():
-        train, _, test = (pairs.read(Path(data) / f"{split}.jsonl") for split in SPLITS)
-        return Corpus(train, test)
+        return Corpus(*(pairs.read(Path(data) / f"{split}.jsonl") for split in ("train", "test")))
     every = pairs.read(data)
     return Corpus(*([p for p in every if split_of(p.id) == split] for split in ("train", "test")))
+
+
+def _read(spec: Spec, corpus: Corpus, bases: Mapping, others: Mapping[str, Base]) -> dict:
+    """What files held: a run must not go on with other texts or models than it began with."""
+    texts = hashlib.sha256(json.dumps([corpus.train, corpus.test[: spec.n_test]]).encode())
+    found = {FILE + "texts": texts.hexdigest()}
+    models = {point.model: bases[_key_of(point)] for point in elements(spec, reads) if point.model}
+    for folder, lm in models.items():
+        found[FILE + folder] = _sha256(lm.params, lm.tokenizer)
+    for folder, base in others.items():
+        found[FILE + folder] = _sha256(base.params, base.format.tokenizer)
+    return found
+
+
+def _sha256(params: Params, tokenizer) -> str:
+    symbols = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256((loop.digest(params) + symbols).encode()).hexdigest()
 
 
 def _mesh(spec: Spec) -> Mesh:
@@ -223,8 +251,8 @@ def _export(folder: Path, task: SummarizeTask, params: Params, record: Record, b
     lm = bases[_key_of(task.spec)]
     saved = hf.LM(task.language, params, task.mesh, lm.config, lm.tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
-    hf.save(saved, folder)
     write_text(folder / "README.md", _card(folder.name, task, record))
+    hf.save(saved, folder)  # its config comes last: with it all is there
 
 
 def _card(name: str, task: SummarizeTask, record: Record) -> str:
@@ -252,6 +280,8 @@ def _write_samples(path: Path, task: SummarizeTask, records: Sequence[Record]) -
     lines = []
     for i, pair in enumerate(task.test[: task.spec.n_samples]):
         for t, record in enumerate(records):
+            if i >= len(record["sample"]):  # measured when fewer were asked for
+                continue
             row = np.asarray(record["sample"][i])
             each = np.asarray(record["sample_rouge"][i], np.float64).round(4)
             scores = dict(zip(METRICS, each.tolist(), strict=True))

@@ -260,7 +260,8 @@ class SummarizeTask:
     def params(self, state: State) -> Params:
         """The model that guesses and is measured, adapters merged."""
         if self.spec.lora:
-            return llama.merged(llama.joined(self.base.params, state.params), self.spec.lora)
+            base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), self.base.params)
+            return llama.merged(llama.joined(base, state.params), self.spec.lora)
         return state.params
 
     def _trainer(self, t: int) -> train.Trainer:
@@ -329,8 +330,8 @@ class SummarizeTask:
         return {
             "learning": "set config.remat=True or config.learns=lora, lower config.batch, or raise "
             "config.accumulate",
-            "generating": "lower config.decode_batch or config.k",
-            "measuring": "lower config.decode_batch",
+            "generating": "lower config.decode_batch or config.k, in another workdir",
+            "measuring": "lower config.decode_batch, in another workdir",
         }[phase]
 
     def _key(self, stream: Stream, t: int) -> Any:

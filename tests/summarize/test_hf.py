@@ -412,3 +412,18 @@ def test_what_is_no_directory_of_a_model(tmp_path):
     assert "is no folder" in refusal(tmp_path / "file")
     assert "is no folder" in refusal(tmp_path / "missing")
     assert "config.json: cannot be read" in refusal(tmp_path / "empty")
+
+
+def test_prompts_that_are_none():
+    """What would give a number of nothing, or read another symbol's row, is refused."""
+    lm = hf.load(GOLDEN / "llama")
+    assert lm.generate([], 3) == [] and lm.perplexity([], []).shape == (0,)
+    for call in (
+        lambda: lm.generate([[1], []], 3),
+        lambda: lm.perplexity([[1]], [[]]),
+        lambda: lm.perplexity([[]], [[1]]),
+        lambda: lm.generate([[99_999]], 3),
+        lambda: lm.logits([[1, 99_999]], [[1, 1]]),
+    ):
+        with pytest.raises(ValueError, match=r"has no token|outside the vocabulary"):
+            call()

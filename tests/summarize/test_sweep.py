@@ -1,6 +1,7 @@
 """Runs of the summarization task: what they leave, and that every step does what it says."""
 
 import json
+import multiprocessing
 from unittest import mock
 
 import jax
@@ -12,6 +13,7 @@ from summarize.tiny import tiny, written
 from synthjax import summarize
 from synthjax.io import results
 from synthjax.io.tensors import ModelError
+from synthjax.io.workdir import WorkdirError
 from synthjax.nn import sharding
 from synthjax.plot import summarize as plot
 from synthjax.protocol.spec import SpecError, fields_of
@@ -191,3 +193,22 @@ def test_refusals(file, tmp_path):
         summarize.run(summarize.Spec(data=file, initial="pretrained", model="gone", n=20, n_real=9))
     with pytest.raises(SpecError, match="adapt"):
         tiny(file, learns="lora")
+
+
+def test_a_workdir_does_not_go_on_with_other_texts(tmp_path):
+    """Checkpoints say which articles by their numbers alone."""
+    file, spec = tmp_path / "pairs.jsonl", dict(generations=0, n_samples=3)
+    written(file)
+    summarize.run(tiny(str(file), **spec), tmp_path / "run")
+    summarize.run(tiny(str(file), **spec | {"n_samples": 5}), tmp_path / "run")  # fewer are there
+    lines = (tmp_path / "run" / "samples" / "run.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    file.write_text(file.read_text().replace("river", "sea"))
+    with pytest.raises(WorkdirError, match="sha256 of texts"):
+        summarize.run(tiny(str(file), **spec), tmp_path / "run")
+
+
+def test_a_worker_that_imports_a_script_does_not_run_it_again(file, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(RuntimeError, match="__main__"):
+        summarize.run(tiny(file))
