@@ -218,7 +218,7 @@ def agree(a: llama.Architecture, params, executor) -> None:
 
 
 def training(a: llama.Architecture, params, results, executor, facts: dict) -> None:
-    rows, block, steps = (32, 1024, 10) if gpu() else (2, 256, 1)
+    rows, block, steps = (32, 1024, 10) if gpu() else (2, 256, 3)
     if _TINY.value:
         rows, block, steps = 4, 32, 2
     while not trained(a, params, results, executor, facts, rows, block, steps):
