@@ -25,6 +25,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from synthjax.io.processes import agreed, first
+
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 16 * 2**20  # about 100,000 files: more is no manifest of ours
 
@@ -75,10 +77,8 @@ class Checkpoints:
                 that number exists.
         """
         self.wait()
-        if os.path.lexists(self._path(step)) and self._flaw(step) is None:
-            raise CheckpointError(f"{self._path(step)}: already saved; delete it to save it again")
+        agreed(lambda: self._make_room(step))
         try:
-            self._remove(step)
             orbax = _orbax()  # for this save alone: an old one brings up failures of the past
             orbax.save(self._path(step), args=ocp.args.PyTreeSave(tree))
         except Exception as error:
@@ -87,24 +87,29 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once the save under way is sealed; raises CheckpointError if it failed."""
-        error = self._sealing.exception() if self._sealing else None
-        self._sealing = None
-        if error:
+        sealing, self._sealing = self._sealing, None
+        if sealing is None:
+            return
+        error = sealing.exception()
+        if error and not first():
             raise error
+        agreed(sealing.result)
 
     def steps(self) -> list[int]:
         """The steps whose every file verifies, ascending; warns of each other one, naming the file.
 
         Raises CheckpointError if the save under way failed.
         """
-        return [step for step in self._listed() if self._verifies(step)]
+        self.wait()
+        return agreed(lambda: [step for step in self._listed() if self._verifies(step)])
 
     def latest(self) -> int | None:
         """The newest step that verifies, or None; warns of each newer one, naming the bad file.
 
         Reads no more steps than it must. Raises CheckpointError if the save under way failed.
         """
-        return next(filter(self._verifies, reversed(self._listed())), None)
+        self.wait()
+        return agreed(lambda: next(filter(self._verifies, reversed(self._listed())), None))
 
     def restore(self, step: int, target: Any = None) -> Any:
         """Reads a step back, having verified it.
@@ -125,7 +130,7 @@ class Checkpoints:
         """
         self.wait()
         path = self._path(step)
-        if flaw := self._flaw(step):
+        if flaw := agreed(lambda: self._flaw(step)):
             raise CheckpointError(flaw)
         try:
             with _orbax() as orbax:
@@ -158,7 +163,7 @@ class Checkpoints:
         """
         self.wait()
         path = self._path(step)
-        if flaw := self._flaw(step):
+        if flaw := agreed(lambda: self._flaw(step)):
             raise CheckpointError(flaw)
         with _orbax() as orbax:
             tree = orbax.metadata(path).item_metadata.tree
@@ -173,7 +178,7 @@ class Checkpoints:
         """Removes a step, whole or not, so that it can be saved again."""
         self.wait()
         try:
-            self._remove(step)
+            agreed(lambda: self._remove(step))
         except OSError as error:
             raise CheckpointError(
                 f"{self._path(step)}: cannot be deleted: {_reason(error)}; remove it by hand"
@@ -189,11 +194,18 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
+    def _make_room(self, step: int) -> None:
+        if os.path.lexists(self._path(step)) and self._flaw(step) is None:
+            raise CheckpointError(f"{self._path(step)}: already saved; delete it to save it again")
+        try:
+            self._remove(step)
+        except OSError as error:
+            raise self._failed(step, error) from error
+
     def _path(self, step: int) -> Path:
         return self.directory / str(step)
 
     def _listed(self) -> list[int]:
-        self.wait()
         names = (path.name for path in self.directory.iterdir())
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
@@ -218,13 +230,15 @@ class Checkpoints:
         # is saved: a generation may take an hour.
         try:
             orbax.close()  # waits, and raises what went wrong
-            _seal(self._path(step), step)
+            if first():
+                _seal(self._path(step), step)
         except Exception as error:
             raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         with suppress(OSError):  # what was written is of no use, and the disk may be full
-            self._remove(step)
+            if first():
+                self._remove(step)
         return CheckpointError(
             f"{self._path(step)}: could not be saved: {_reason(error)}; earlier steps are intact: "
             "set this right and run again"

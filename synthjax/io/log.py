@@ -11,6 +11,7 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
+from synthjax.io.processes import first
 from synthjax.io.workdir import WorkdirError
 
 
@@ -24,7 +25,9 @@ class Metrics:
         """Open for appending; a last line that a crash tore is dropped first."""
         self._path = path
         with self._refused():
-            if path.exists():
+            if not first():
+                path = Path(os.devnull)
+            elif path.exists():
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
             self._file = path.open("a")
 
@@ -67,7 +70,8 @@ class Progress:
         # which had to be compiled.
         self._from, self._warm = (self._start, done), None
         self._bar = None
-        if sys.stderr.isatty():
+        self._quiet = not first()
+        if sys.stderr.isatty() and not self._quiet:
             columns = ("{task.description}", rich.progress.BarColumn(), "{task.fields[text]}")
             console = rich.console.Console(stderr=True)
             self._bar = rich.progress.Progress(*columns, console=console, transient=True)
@@ -93,7 +97,11 @@ class Progress:
             self._from = self._warm
         if self._bar is not None:
             self._bar.update(self._task, advance=count, text=self.text())
-        elif now - self._start > 2 and (now - self._said > self.EVERY or self._said == self._start):
+        elif (
+            not self._quiet
+            and now - self._start > 2
+            and (now - self._said > self.EVERY or self._said == self._start)
+        ):
             self._said = now
             print(self.text(), file=sys.stderr, flush=True)
 

@@ -3,6 +3,9 @@
 import signal
 import threading
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class Stopped(Exception):
     """The run was asked to stop; what it computed is saved, and running it again goes on."""
@@ -17,6 +20,9 @@ class GracefulStop:
                 if stop.requested:
                     break
 
+    Where several processes run together, JAX's preemption service takes SIGTERM and has all of them
+    stop at the same time, for which each has to look with `asked`, equally often; Ctrl-C interrupts.
+
     A second Ctrl-C interrupts at once. Leaving restores the handlers that were there before. Python
     lets only the main thread set handlers: in any other, nothing is installed.
     """
@@ -24,16 +30,27 @@ class GracefulStop:
     def __init__(self):
         self.requested = False
         self._previous = {}
+        self._times = 0
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (
+                () if jax.distributed.is_initialized() else (signal.SIGTERM, signal.SIGINT)
+            ):
                 self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether to stop, the same in every process."""
+        if jax.distributed.is_initialized():
+            self._times += 1
+            if multihost_utils.reached_preemption_sync_point(self._times):
+                self.requested = True
+        return self.requested
 
     def _request(self, number, frame):
         self.requested = True

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from synthjax.io.processes import agreed
+
 PACKAGES = ("synthjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
 
 MOST = 5  # differences between two specs that an error names
@@ -43,14 +45,17 @@ class Workdir:
         directory cannot be written, or was begun with a spec that this one does not go on from.
         """
         self.path = Path(path)
-        file = self.path / "spec.json"
         spec = json.loads(json.dumps(spec))
-        begun, differ, self.stages = None, [], []
+        self.stages = agreed(lambda: self._opened(spec, free, goes_on, facts))
+
+    def _opened(self, spec, free, goes_on, facts) -> list[dict[str, Any]]:
+        file = self.path / "spec.json"
+        begun, differ, stages = None, [], []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if file.exists():
                 newest = json.loads(file.read_text())
-                self.stages = [*newest.pop("earlier", []), newest]
+                stages = [*newest.pop("earlier", []), newest]
                 begun = {**newest["spec"]}
                 differ = [
                     f"{name}: {begun.get(name)!r} there, {spec.get(name)!r} here"
@@ -60,9 +65,9 @@ class Workdir:
             new = begun is None or bool(differ and goes_on(spec, begun))
             if new:
                 stage = {"spec": spec, **facts(begun), **provenance()}
-                earlier = {"earlier": self.stages} if self.stages else {}
+                earlier = {"earlier": stages} if stages else {}
                 write_text(file, json.dumps({**stage, **earlier}, indent=1) + "\n")
-                self.stages.append(stage)
+                stages.append(stage)
         except OSError as error:
             reason = error.strerror or error
             raise WorkdirError(f"workdir {self.path}: cannot be used ({reason})") from None
@@ -75,6 +80,7 @@ class Workdir:
                 f"({'; '.join(differ[:MOST])}{more}); "
                 "choose another workdir"
             )
+        return stages
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
+from synthjax.io.processes import agreed, gathered
 from synthjax.io.results import write
 from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.workdir import Workdir, WorkdirError
@@ -39,7 +40,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     values of axes than it was begun with, and computes what is new. Raises SpecError, WorkdirError,
     CheckpointError, or Stopped after a SIGTERM.
     """
-    devices = jax.local_devices()
+    devices = jax.devices()
     plan.check_results(spec)
     if workdir is None:
         sweep = _Sweep(spec, [(spec, _chunk_work(spec, None, devices))], devices)
@@ -70,14 +71,14 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         for step in sorted(sweep.todo.keys() & checkpoints.steps()):
             saved = checkpoints.restore(step, _leaves(sweep.target(step)))
             sweep.put(step, Record(**{"classifier": None, **saved}))
-        for step, record, seconds in sweep.compute(lambda: stop.requested):
+        for step, record, seconds in sweep.compute(stop.asked):
             checkpoints.save(step, _leaves(record))
             metrics.write(chunk=step, seconds=seconds, **sweep.summary(step, record))
     if sweep.todo:
         done = _pairs(sweep.chunks) - _pairs(sweep.todo.values())
         raise Stopped(f"{done} of {_pairs(sweep.chunks)} trajectories are computed and saved")
     results = sweep.results()
-    write(results, place.path / "results.nc")
+    agreed(lambda: write(results, place.path / "results.nc"))
     return results
 
 
@@ -87,7 +88,7 @@ def estimate(spec: Spec) -> str:
     Raises SpecError where the memory budget is too small for a single trajectory, or the results
     are larger than the machine's memory.
     """
-    devices = jax.local_devices()
+    devices = jax.devices()
     plan.check_results(spec)
     groups, chunks, tiles = _layout(spec, [(spec, _chunk_work(spec, None, devices))], devices)
     held = max(
@@ -265,7 +266,7 @@ def _fetch(chunk: plan.Chunk, tile: plan.Tile, started: Record) -> Record:
     rows, columns = _cut(chunk, tile)
 
     def untile(leaf):
-        leaf = np.asarray(leaf)[: rows * columns]
+        leaf = gathered(leaf)[: rows * columns]
         tail = leaf.shape[3:]
         leaf = leaf.reshape(rows, columns, tile.trajectories, tile.points, *tail)
         leaf = leaf.transpose(0, 3, 1, 2, *range(4, leaf.ndim))
