@@ -12,7 +12,7 @@ from launch.task import launcher
 from synthjax import eigen
 from synthjax.plot import eigen as plot
 
-run = launcher(eigen, plot.summary, plot.save)
+run = launcher(eigen, plot.summary, plot.save, together=True)
 
 if __name__ == "__main__":
     run()

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from synthjax.eigen.data import lengths, read
 from synthjax.eigen.spec import Spec
 from synthjax.eigen.tokens import BOS, ENCODINGS, EOS, PAD, Encoding
+from synthjax.io.processes import gathered
 from synthjax.nn import decode, seq2seq, sharding, train
 from synthjax.nn.bind import Model, Params
 from synthjax.nn.decode import Guesses
@@ -93,7 +94,7 @@ def log_prob(
     found = _log_prob(language)(
         params, sharding.spread(mesh, source), sharding.spread(mesh, target)
     )
-    return np.asarray(found)[: len(source)]
+    return gathered(found)[: len(source)]
 
 
 def answers(
@@ -145,4 +146,4 @@ def _log_prob(language: Language):
 
 
 def _on_host(guesses: Guesses, count: int) -> Guesses:
-    return Guesses(*(np.asarray(leaf)[:count] for leaf in guesses))
+    return Guesses(*(gathered(leaf)[:count] for leaf in guesses))

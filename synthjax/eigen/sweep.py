@@ -14,7 +14,7 @@ from synthjax.eigen.data import lengths
 from synthjax.eigen.model import Language, language_of
 from synthjax.eigen.spec import Spec, reads
 from synthjax.eigen.task import EigenTask
-from synthjax.io import tensors
+from synthjax.io import processes, tensors
 from synthjax.io.results import write
 from synthjax.io.tensors import ModelError
 from synthjax.io.workdir import Workdir
@@ -71,10 +71,11 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         records[element.name] = found
         for name, params in ((element.first, first), (element.name, last)):
             folder = place.path / "models" / name
-            if name == element.name or not (folder / tensors.CONFIG).exists():  # written last
+            there = processes.agreed((folder / tensors.CONFIG).exists)  # written last
+            if name == element.name or not there:
                 _export(folder, element.task.language, params)
     results = dataset.to_dataset(spec, [records[name] for name in names])
-    write(results, place.path / "results.nc")
+    processes.agreed(lambda: write(results, place.path / "results.nc"))
     return results
 
 
@@ -103,7 +104,8 @@ def estimate(spec: Spec) -> str:
 
 def _export(folder: Path, language: Language, params: Params) -> None:
     config = language._asdict() | {"architecture": dataclasses.asdict(language.architecture)}
-    tensors.write(folder, jax.device_get(params), config)
+    params = jax.tree.map(processes.gathered, params)
+    processes.agreed(lambda: tensors.write(folder, params, config))
 
 
 def load(folder: str | os.PathLike) -> tuple[Language, Params]:

@@ -203,9 +203,9 @@ class EigenTask:
             params = self.models[self.spec.generator_model][1]
         elif t == 0 or self.spec.start == "scratch":
             params = self.model.init(self._key(Stream.LEARN, t))
-        params = jax.device_put(params, sharding.whole(self.mesh))
+        params = sharding.put(params, sharding.whole(self.mesh))
         state = self._trainer(t).begin(params)
-        return jax.device_put(state, sharding.whole(self.mesh))
+        return sharding.put(state, sharding.whole(self.mesh))
 
     def batches(self, t: int, data: TrainingSet, first: int) -> Iterator[Batch]:
         """Training batches from number `first` on."""
@@ -218,7 +218,7 @@ class EigenTask:
         """Train; the metrics come a step late."""
         rows = sharding.by_rows(self.mesh)
         return train.steps(
-            self._trainer(t), state, (jax.device_put(batch, rows) for batch in batches)
+            self._trainer(t), state, (sharding.put(batch, rows) for batch in batches)
         )
 
     def abstract(self, t: int) -> State:

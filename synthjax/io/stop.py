@@ -21,7 +21,8 @@ class GracefulStop:
                     break
 
     Where several processes run together, JAX's preemption service takes SIGTERM and has all of them
-    stop at the same time, for which each has to look with `asked`, equally often; Ctrl-C interrupts.
+    stop at the same time, for which each has to look with `asked`, equally often. Ctrl-C interrupts
+    there.
 
     A second Ctrl-C interrupts at once. Leaving restores the handlers that were there before. Python
     lets only the main thread set handlers: in any other, nothing is installed.

@@ -45,10 +45,28 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def put(tree: Any, places: Any) -> Any:
+    """Arrays, those of the host the same in every process, laid out over the devices of all.
+
+    `places`: a sharding for each leaf, or one for all.
+    """
+    if isinstance(places, NamedSharding):
+        places = jax.tree.map(lambda _, place=places: place, tree)
+
+    def one(leaf, place):
+        if isinstance(leaf, jax.Array):
+            if jax.process_count() == 1 or not leaf.is_fully_addressable:
+                return jax.device_put(leaf, place)
+            leaf = np.asarray(leaf)
+        return jax.make_array_from_process_local_data(place, leaf, leaf.shape)
+
+    return jax.tree.map(one, tree, places)
+
+
 def spread(mesh: Mesh, host: Shaped[np.ndarray, "b ..."]) -> Shaped[Array, "c ..."]:
     """Rows over the devices, the last one again where they do not come out even."""
     size = rows(mesh) * -(-len(host) // rows(mesh))
-    return jax.device_put(host[np.minimum(np.arange(size), len(host) - 1)], by_rows(mesh))
+    return put(host[np.minimum(np.arange(size), len(host) - 1)], by_rows(mesh))
 
 
 def whole(mesh: Mesh) -> NamedSharding:

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from synthjax.io import processes
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
 from synthjax.io.stop import GracefulStop, Stopped
@@ -138,7 +139,7 @@ def digest(params: Params) -> str:
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
         found.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+        found.update(np.ascontiguousarray(processes.gathered(leaf)).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
@@ -203,7 +204,8 @@ class _Element:
         line = {name: value.tolist() for name, value in record.items() if value.size <= LONGEST}
         self.metrics.write(element=self.name, generation=t, **line)  # rather twice than never
         self._seal(checkpoints, self.name, t, saved)
-        print(f"{self.name}, generation {t}: {task.words(saved['record'])}", flush=True)
+        if processes.first():
+            print(f"{self.name}, generation {t}: {task.words(saved['record'])}", flush=True)
         if t < task.generations:
             self._halt(f"{self.name}: generation {t} of {task.generations} is done")
         return saved
@@ -233,13 +235,16 @@ class _Element:
                     fresh.append(self.task.guess(t, params, part))
                     progress.advance(1)
                     watchdog.beat()
-                    last = part + 1 not in todo
-                    if last or self.stop.requested or time.monotonic() - began > GUESSES_EVERY:
+                    last, stop = part + 1 not in todo, self.stop.asked()
+                    late = processes.agreed(
+                        lambda began=began: time.monotonic() - began > GUESSES_EVERY
+                    )
+                    if last or stop or late:
                         first, began = part + 1 - len(fresh), time.monotonic()
                         found[first], fresh = _joined(fresh), []
                         extra = {"first": np.asarray(first), "generator": tag}
                         checkpoints.save(part + 1, {**found[first], **extra})
-                    if part + 1 < count:
+                    if stop and part + 1 < count:
                         text = f"{progress.done} of {count} batches of guesses are made"
                         self._halt(f"{self.name}, generation {t}: {text}", checkpoints)
         return _joined([found[first] for first in sorted(found)])
@@ -265,12 +270,13 @@ class _Element:
                         progress.advance(1)
                     if step > total:
                         break
-                    if step % self.settings.save_steps == 0 or step == total or self.stop.requested:
+                    stop = self.stop.asked()
+                    if step % self.settings.save_steps == 0 or step == total or stop:
                         while len(held) > 1:  # the one before stays until this one is sealed
                             checkpoints.delete(held.pop(0))
                         checkpoints.save(step, {"state": state, "generator": tag})
                         held.append(step)
-                    if step < total:
+                    if stop and step < total:
                         self._halt(f"{label}: {step} of {total} training steps done", checkpoints)
         return state
 
@@ -314,7 +320,8 @@ class _Element:
         checkpoints.save(t, saved)
         checkpoints.wait()
         for under_way in ("guesses", "learning"):
-            shutil.rmtree(self._place(name, under_way), ignore_errors=True)
+            place = self._place(name, under_way)
+            processes.agreed(lambda place=place: shutil.rmtree(place, ignore_errors=True))
 
     def _place(self, *names: str) -> Path:
         return self.folder.joinpath("checkpoints", *names)
@@ -346,9 +353,11 @@ class _Learning:
         self._metrics, self._every = element.metrics, element.settings.log_steps
         self._about = {"element": name, "generation": t}
         self._before = sum(map(element.task.steps, range(t)))  # steps of earlier generations
-        self._board = SummaryWriter(
-            str(element.folder / "tb" / name), purge_step=self._before + done
-        )
+        self._board = None
+        if processes.first():
+            self._board = SummaryWriter(
+                str(element.folder / "tb" / name), purge_step=self._before + done
+            )
         self._watchdog = Watchdog()
         self._losses: list[float] = []
 
@@ -361,7 +370,7 @@ class _Learning:
             line["loss"] = float(np.mean(self._losses))
             self._losses = []
             self._metrics.write(**self._about, step=step, **line)
-            for name, value in line.items():
+            for name, value in line.items() if self._board else ():
                 self._board.add_scalar(f"learning/{name}", value, self._before + step)
         if last and int(metrics.skipped):
             warnings.warn(
@@ -376,7 +385,8 @@ class _Learning:
 
     def __exit__(self, *exception):
         self._watchdog.__exit__(*exception)
-        self._board.close()
+        if self._board:
+            self._board.close()
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

@@ -356,7 +356,7 @@ def _params(folder: Path, architecture: Architecture, mesh: Mesh) -> Params:
             raise ModelError(f"{tensor.file}: {name} is {tensor.dtype}; one of {', '.join(DTYPES)}")
     places = flat_leaves(sharding.places(mesh, llama.axes, nested(wanted, folder)))
     read = shards.arrays({name: found[name] for name in wanted})
-    return nested({name: jax.device_put(array, places[name]) for name, array in read}, folder)
+    return nested({name: sharding.put(array, places[name]) for name, array in read}, folder)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from synthjax.io.processes import gathered
 from synthjax.nn import decode, llama, sharding, train
 from synthjax.nn.bind import Model, Params
 from synthjax.nn.decode import Guesses
@@ -73,8 +74,8 @@ def generate(
         rows.append(np.asarray(jax.random.key_data(keys)))
         asked = [sharding.spread(mesh, row) for row in rows]
         drawn = _sample(language, k, length, top_p < 1)
-        found = drawn(params, *asked, jnp.float32(temperature), jnp.float32(top_p))
-    return Guesses(*(np.asarray(leaf)[:count] for leaf in found))
+        found = drawn(params, *asked, np.float32(temperature), np.float32(top_p))
+    return Guesses(*(gathered(leaf)[:count] for leaf in found))
 
 
 def log_probs(
@@ -92,7 +93,7 @@ def log_probs(
     first = np.array([len(prompt) for prompt in prompts])[:, None]
     told = (column >= first) & (column < lengths[:, None])
     found = _log_probs(language)(params, sharding.spread(mesh, tokens), sharding.spread(mesh, told))
-    return np.asarray(found)[: len(prompts)]
+    return gathered(found)[: len(prompts)]
 
 
 def logits(
@@ -105,7 +106,7 @@ def logits(
     """Of the token after each, float32; `mask` is 0 for padding, on either side."""
     mask = np.asarray(mask).astype(np.int32)
     asked = sharding.spread(mesh, np.asarray(tokens, np.int32)), sharding.spread(mesh, mask)
-    return np.asarray(_logits(language)(params, *asked))[: len(tokens)]
+    return gathered(_logits(language)(params, *asked))[: len(tokens)]
 
 
 def bucket(length: int) -> int:

@@ -1,5 +1,6 @@
 """The run of a spec: every element of its sweep, the texts, and the models that come and go."""
 
+import functools
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import xarray as xr
 from jax.sharding import Mesh
 
-from synthjax.io import tensors
+from synthjax.io import processes, tensors
 from synthjax.io.results import write
 from synthjax.io.tensors import ModelError
 from synthjax.io.workdir import Workdir, write_text
@@ -77,16 +78,18 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     settings = loop.Settings(spec.save_steps, spec.log_steps)
     for element, found, first, last in loop.run(under_way, place.path, settings):
         records[element.name] = found
-        _write_samples(place.path / "samples" / f"{element.name}.jsonl", element.task, found)
+        samples = place.path / "samples" / f"{element.name}.jsonl"
+        processes.agreed(functools.partial(_write_samples, samples, element.task, found))
         for name, params, record in (
             (element.first, first, found[0]),
             (element.name, last, found[-1]),
         ):
             folder = place.path / "models" / name
-            if name == element.name or not (folder / tensors.CONFIG).exists():  # written last
+            there = processes.agreed((folder / tensors.CONFIG).exists)  # written last
+            if name == element.name or not there:
                 _export(folder, element.task, params, record, bases)
     results = dataset.to_dataset(spec, [records[name] for name in names])
-    write(results, place.path / "results.nc")
+    processes.agreed(lambda: write(results, place.path / "results.nc"))
     return results
 
 
@@ -242,17 +245,22 @@ def _scratch(point: Spec, mesh: Mesh, corpus: Corpus) -> hf.LM:
     language = Language(architecture, (tokenizer.eos_token_id,), point.precision)
     params = model.build(language).init(key(point.seed, Stream.LEARN, 0, 0))
     config = hf.config_of(architecture, language.eos, tokenizer.bos_token_id)
-    params = jax.device_put(params, sharding.places(mesh, llama.axes, params))
+    params = sharding.put(params, sharding.places(mesh, llama.axes, params))
     return hf.LM(language, params, mesh, config, tokenizer)
 
 
 def _export(folder: Path, task: SummarizeTask, params: Params, record: Record, bases) -> None:
     """A Hugging Face directory with a model card."""
     lm = bases[_key_of(task.spec)]
+    params = jax.tree.map(processes.gathered, params)
     saved = hf.LM(task.language, params, task.mesh, lm.config, lm.tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "README.md", _card(folder.name, task, record))
-    hf.save(saved, folder)  # its config comes last: with it all is there
+
+    def write_it():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "README.md", _card(folder.name, task, record))
+        hf.save(saved, folder)  # its config comes last: with it all is there
+
+    processes.agreed(write_it)
 
 
 def _card(name: str, task: SummarizeTask, record: Record) -> str:

@@ -217,8 +217,8 @@ class SummarizeTask:
         elif t == 0 or self.spec.start == "base":
             params = self.base.params
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-        state = self._trainer(t).begin(jax.device_put(params, self._places(params)))
-        return jax.device_put(state, self._places(state))
+        state = self._trainer(t).begin(sharding.put(params, self._places(params)))
+        return sharding.put(state, self._places(state))
 
     def batches(self, t: int, data_set: TrainingSet, first: int) -> Iterator[Batch]:
         """Training batches from number `first` on."""
@@ -240,7 +240,7 @@ class SummarizeTask:
         """Train; the metrics come a step late."""
         rows = sharding.by_rows(self.mesh)
         fixed = self.base.params if self.spec.lora else None
-        there = (jax.device_put(batch, rows) for batch in batches)
+        there = (sharding.put(batch, rows) for batch in batches)
         return train.steps(self._trainer(t), state, there, fixed)
 
     def abstract(self, t: int) -> State:

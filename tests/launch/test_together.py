@@ -1,4 +1,4 @@
-"""`launch.mixture --distributed`: two real processes with one run, stopped, killed, gone on."""
+"""`--distributed`: two real processes with one run, stopped, killed, gone on with."""
 
 import os
 import signal
@@ -6,7 +6,13 @@ import socket
 import time
 
 import pytest
+import xarray as xr
+from eigen.tiny import TINY as eigen_tiny
 from launched import Run, one_error, same_results, saved, seeds
+from summarize.tiny import TINY as summarize_tiny
+from summarize.tiny import written
+
+from synthjax.io import results
 
 pytestmark = pytest.mark.slow
 
@@ -17,12 +23,7 @@ def pair(tmp_path):
     running = []
 
     def start(workdir):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        argv = [*seeds(36), f"--workdir={workdir}", "--distributed", "--processes=2"]
-        argv.append(f"--coordinator=localhost:{port}")
-        found = [Run([*argv, f"--process={i}"], tmp_path / f"said{i}") for i in range(2)]
+        found = together(seeds(36), workdir, tmp_path, "launch.mixture")
         running.extend(found)
         return found
 
@@ -85,3 +86,42 @@ def test_processes_that_nobody_counted(tmp_path):
     code, _, stderr = run.end()
     assert code == 2 and "--distributed" in one_error(stderr)
     assert not (tmp_path / "run").exists()
+
+
+def together(argv, workdir, said, module) -> list[Run]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
+    argv.append(f"--coordinator=localhost:{port}")
+    return [Run([*argv, f"--process={i}"], said / f"said{i}", module=module) for i in range(2)]
+
+
+@pytest.mark.parametrize("task", [pytest.param("eigen", marks=pytest.mark.long), "summarize"])
+def test_transformers_train_and_guess_over_two_processes(task, tmp_path):
+    """To rounding what one process finds; one killed in its learning, both go on, to the bit."""
+    size = {**(eigen_tiny if task == "eigen" else summarize_tiny), "save_steps": 10}
+    size |= {"steps": 30, "generation_steps": 30, "n": 200 if task == "eigen" else 60}
+    argv = [f"--config=configs/{task}.py:demo", "--config.sweep.verifier=('oracle',)"]
+    argv += [f"--config.{name}={value}" for name, value in size.items()]
+    if task == "summarize":
+        argv += ["--config.selection=top", "--config.start=base"]
+        argv.append(f"--config.data={written(tmp_path / 'pairs.jsonl', 200)}")
+    module = f"launch.{task}"
+    one = Run([*argv, f"--workdir={tmp_path / 'one'}"], tmp_path / "said", module=module)
+    assert one.end()[0] == 0, one.read("stderr")
+    two = together(argv, tmp_path / "two", tmp_path, module)
+    assert [run.end()[0] for run in two] == [0, 0], two[0].read("stderr")
+    found, wanted = (results.read(tmp_path / name / "results.nc") for name in ("two", "one"))
+    xr.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+    killed = together(argv, tmp_path / "killed", tmp_path, module)
+    learning = tmp_path / "killed" / "checkpoints" / "verifier=oracle" / "learning"
+    killed[0].until(lambda: bool([*learning.glob("*/manifest.json")]))
+    killed[1].process.kill()
+    code, _, stderr = killed[0].end()
+    assert code != 0
+    assert "another one may have ended" in stderr or "another task died" in stderr
+    again = together(argv, tmp_path / "killed", tmp_path, module)
+    assert [run.end()[0] for run in again] == [0, 0], again[0].read("stderr")
+    assert same_results(tmp_path / "killed", tmp_path / "two")
