@@ -4,6 +4,8 @@ import contextlib
 import os
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 def cores() -> int:
@@ -19,6 +21,13 @@ def host() -> jax.Device:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return jax.local_devices()[0]
+
+
+def gathered(leaf: jax.Array | np.ndarray) -> np.ndarray:
+    """All of an array in every process."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return np.asarray(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def _one_cpu_device_per_core() -> None:

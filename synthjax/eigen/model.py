@@ -10,10 +10,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from synthjax import gathered
 from synthjax.eigen.data import lengths, read
 from synthjax.eigen.spec import Spec
 from synthjax.eigen.tokens import BOS, ENCODINGS, EOS, PAD, Encoding
-from synthjax.io.processes import gathered
 from synthjax.nn import decode, seq2seq, sharding, train
 from synthjax.nn.bind import Model, Params
 from synthjax.nn.decode import Guesses

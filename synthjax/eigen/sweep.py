@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import xarray as xr
 
+from synthjax import gathered
 from synthjax.eigen import dataset, model
 from synthjax.eigen.data import lengths
 from synthjax.eigen.model import Language, language_of
@@ -104,7 +105,7 @@ def estimate(spec: Spec) -> str:
 
 def _export(folder: Path, language: Language, params: Params) -> None:
     config = language._asdict() | {"architecture": dataclasses.asdict(language.architecture)}
-    params = jax.tree.map(processes.gathered, params)
+    params = jax.tree.map(gathered, params)
     processes.agreed(lambda: tensors.write(folder, params, config))
 
 

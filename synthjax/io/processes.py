@@ -58,13 +58,6 @@ def agreed(compute: Callable[[], Any]) -> Any:
     return found["value"]
 
 
-def gathered(leaf: jax.Array | np.ndarray) -> np.ndarray:
-    """All of an array in every process."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return np.asarray(leaf)
-    return multihost_utils.process_allgather(leaf, tiled=True)
-
-
 @contextlib.contextmanager
 def ending_at_once(errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """End this process as soon as it fails: the others wait for it and would not learn of it.

@@ -13,9 +13,10 @@ import xarray as xr
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from synthjax import gathered
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
-from synthjax.io.processes import agreed, gathered
+from synthjax.io.processes import agreed
 from synthjax.io.results import write
 from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.workdir import Workdir, WorkdirError

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from synthjax import gathered
 from synthjax.io import processes
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
@@ -139,7 +140,7 @@ def digest(params: Params) -> str:
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
         found.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        found.update(np.ascontiguousarray(processes.gathered(leaf)).reshape(-1).view(np.uint8).data)
+        found.update(np.ascontiguousarray(gathered(leaf)).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from synthjax.io.processes import gathered
+from synthjax import gathered
 from synthjax.nn import decode, llama, sharding, train
 from synthjax.nn.bind import Model, Params
 from synthjax.nn.decode import Guesses

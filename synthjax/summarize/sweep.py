@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from jax.sharding import Mesh
 
+from synthjax import gathered
 from synthjax.io import processes, tensors
 from synthjax.io.results import write
 from synthjax.io.tensors import ModelError
@@ -252,7 +253,7 @@ def _scratch(point: Spec, mesh: Mesh, corpus: Corpus) -> hf.LM:
 def _export(folder: Path, task: SummarizeTask, params: Params, record: Record, bases) -> None:
     """A Hugging Face directory with a model card."""
     lm = bases[_key_of(task.spec)]
-    params = jax.tree.map(processes.gathered, params)
+    params = jax.tree.map(gathered, params)
     saved = hf.LM(task.language, params, task.mesh, lm.config, lm.tokenizer)
 
     def write_it():
