@@ -12,7 +12,7 @@ from launch.task import launcher
 from synthjax import eigen
 from synthjax.plot import eigen as plot
 
-run = launcher(eigen, plot.summary, plot.save, together=True)
+run = launcher(eigen, plot.summary, plot.save)
 
 if __name__ == "__main__":
     run()

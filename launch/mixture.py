@@ -13,7 +13,7 @@ from launch.task import launcher
 from synthjax import mixture
 from synthjax.plot import figures, table
 
-run = launcher(mixture, table.summary, figures.save, together=True)
+run = launcher(mixture, table.summary, figures.save)
 
 if __name__ == "__main__":
     run()

@@ -14,7 +14,7 @@ from synthjax import summarize
 from synthjax.plot import summarize as plot
 from synthjax.summarize.pairs import DataError
 
-run = launcher(summarize, plot.summary, plot.save, (DataError,), together=True)
+run = launcher(summarize, plot.summary, plot.save, (DataError,))
 
 if __name__ == "__main__":
     run()

@@ -31,37 +31,35 @@ def launcher(
     summary: Callable[[xr.Dataset], Table],
     save: Callable[[xr.Dataset, Path], Iterable[Path]],
     errors: tuple[type[Exception], ...] = (),
-    together: bool = False,
 ) -> Callable[[], None]:
     """Define the flags of `launch.NAME` for synthjax.NAME, which has Spec, estimate and run.
 
     `summary` makes the table to print, `save` the figures, in a folder. Errors of `errors` take
-    one line too. `together`: whether several processes may share a run. Returns what the launcher
-    is to call.
+    one line too. Returns what the launcher is to call.
     """
     name = task.__name__.rpartition(".")[2]
     config = define_config(task.Spec)
     folder = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
-
-    several = _define_processes() if together else {}
+    distributed, *about = _define_processes()
 
     def main() -> None:
-        if not several or not several["distributed"].value:
-            return run()
-        with processes.ending_at_once((SpecError, *ERRORS, *errors)):
-            try:
-                names = ("coordinator", "processes", "process")
-                processes.begin(*(several[name].value for name in names))
-            except (RuntimeError, ValueError) as error:
-                fail(f"--distributed: the processes of this run do not come together ({error})")
-            run()
-
-    def run() -> None:
         if config.value is None or folder.value is None:
             fail(f"needs --config=configs/{name}.py:VARIANT and --workdir=DIR (--help says more)")
+        parts = specs(config, task.Spec)
+        if not distributed.value:
+            if given := [flag.name for flag in about if flag.value is not None]:
+                fail(f"--{given[0]} has no meaning without --distributed")
+            return run(parts)
+        with processes.ending_at_once((SpecError, *ERRORS, *errors)):
+            try:
+                processes.begin(*(flag.value for flag in about))
+            except (RuntimeError, ValueError) as error:
+                fail(f"--distributed: the processes of this run do not come together ({error})")
+            run(parts)
+
+    def run(parts: dict) -> None:
         say = functools.partial(print, flush=True) if processes.first() else lambda text: None
         with GracefulStop() as stop:
-            parts = specs(config, task.Spec)
             for part, spec in parts.items():
                 with named(part):
                     say(f"{part or 'run'}: {task.estimate(spec)}")
@@ -85,9 +83,9 @@ def launcher(
     return functools.partial(launch, main, (*ERRORS, *errors), task.Spec)
 
 
-def _define_processes() -> dict[str, flags.FlagHolder]:
-    """The flags of a run that several processes share."""
-    found = flags.DEFINE_boolean(
+def _define_processes() -> list[flags.FlagHolder]:
+    """The flags of a run that several processes share: whether they do, where, how many, which."""
+    distributed = flags.DEFINE_boolean(
         "distributed",
         False,
         "Share the run with the same command in other processes, on this or other hosts, and with "
@@ -99,4 +97,4 @@ def _define_processes() -> dict[str, flags.FlagHolder]:
     )
     count = flags.DEFINE_integer("processes", None, "How many processes share the run.")
     index = flags.DEFINE_integer("process", None, "Which of them this is, from 0 on.")
-    return dict(distributed=found, coordinator=coordinator, processes=count, process=index)
+    return [distributed, coordinator, count, index]

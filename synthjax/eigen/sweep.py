@@ -18,7 +18,7 @@ from synthjax.eigen.task import EigenTask
 from synthjax.io import processes, tensors
 from synthjax.io.results import write
 from synthjax.io.tensors import ModelError
-from synthjax.io.workdir import Workdir
+from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.nn import sharding
 from synthjax.nn.bind import Params
 from synthjax.nn.seq2seq import Architecture
@@ -51,6 +51,8 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     check_batch(spec, elements(spec, reads), sharding.rows(mesh))
     others = _models(spec)  # refuses before anything is written
     if workdir is None:
+        if jax.process_count() > 1:
+            raise WorkdirError("several processes need a workdir that all of them see")
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
             return run(spec, folder)
     place = Workdir(

@@ -1,23 +1,19 @@
 """Checkpoints that are known to be whole: Orbax writes a step, a SHA-256 manifest seals it.
 
 Orbax alone restores an array file with a flipped bit without a word. So once Orbax has committed a
-step, every file of it is hashed and the hashes go into the step's `manifest.json`, the last thing
-written; nothing is restored, or counted as saved, that does not match its manifest.
+step, every file of it is hashed and the hashes go into the step's manifest (`io.manifest`), the
+last thing written; nothing is restored, or counted as saved, that does not match its manifest.
 """
 
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,10 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from synthjax.io import manifest
 from synthjax.io.processes import agreed, first
-
-MANIFEST = "manifest.json"
-MANIFEST_BYTES = 16 * 2**20  # about 100,000 files: more is no manifest of ours
 
 
 class CheckpointError(RuntimeError):
@@ -40,7 +34,7 @@ class Checkpoints:
 
     Step s lives in `directory/s`. A step counts once it is sealed; one cut short by a crash, or
     damaged later, is left out by `steps` and `latest` with a warning and may be saved again. One
-    process at a time may use a directory, and one thread of it.
+    run at a time may use a directory, all of its processes together, and one thread of each.
 
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             checkpoints.save(3, {"norm": norm, "key": key})
@@ -217,8 +211,8 @@ class Checkpoints:
     def _flaw(self, step: int) -> str | None:
         """What is wrong with a step, as one line naming the file; None if it is whole."""
         try:
-            _verify(self._path(step), step)
-        except (_Flaw, OSError) as error:
+            manifest.verify(self._path(step), step)
+        except (manifest.Flaw, OSError) as error:
             return (
                 f"{self._path(step)}: {error}; this step does not count: "
                 "go on from an earlier one, or compute it again"
@@ -231,7 +225,7 @@ class Checkpoints:
         try:
             orbax.close()  # waits, and raises what went wrong
             if first():
-                _seal(self._path(step), step)
+                manifest.seal(self._path(step), step)
         except Exception as error:
             raise self._failed(step, error) from error
 
@@ -259,111 +253,6 @@ def _orbax() -> ocp.AsyncCheckpointer:
         ocp.PyTreeCheckpointHandler(),
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
-
-
-class _Flaw(Exception):
-    """Which file of a step is bad, and why."""
-
-
-def _seal(folder: Path, step: int) -> None:
-    """Writes the manifest of a committed step: on disk after all that it vouches for."""
-    files = {name: _fingerprint(folder / name, sync=True) for name in _plain_files(folder)}
-    for parent in {folder, folder.parent, *((folder / name).parent for name in files)}:
-        _sync_folder(parent)
-    draft = folder / f"{MANIFEST}.tmp"
-    with open(draft, "wb") as file:
-        file.write(_manifest(step, files))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(folder / MANIFEST)
-    _sync_folder(folder)
-
-
-def _verify(folder: Path, step: int) -> None:
-    """Raises _Flaw, naming the file, unless the step is exactly what its manifest says."""
-    if not stat.S_ISDIR(folder.lstat().st_mode):
-        raise _Flaw("is not a folder")
-    missing = _read_manifest(folder, step)
-    for name in _plain_files(folder):
-        if name == MANIFEST:
-            continue
-        if name not in missing:
-            raise _Flaw(f"{name!r} is not in the manifest")
-        size, digest = missing.pop(name)
-        found = (folder / name).lstat().st_size
-        if found < size:
-            raise _Flaw(f"{name!r} is truncated to {found} of {size} bytes")
-        if found > size or _fingerprint(folder / name) != (size, digest):
-            raise _Flaw(f"{name!r} has changed since it was saved")
-    for name in missing:
-        raise _Flaw(f"{name!r} is missing")
-
-
-def _manifest(step: int, files: dict[str, tuple[int, str]]) -> bytes:
-    """The manifest's one valid spelling, which vouches for itself too."""
-    content = {
-        "step": int(step),
-        "files": {name: {"bytes": size, "sha256": sha} for name, (size, sha) in files.items()},
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return json.dumps(content | {"sha256": digest}, sort_keys=True, indent=1).encode()
-
-
-def _read_manifest(folder: Path, step: int) -> dict[str, tuple[int, str]]:
-    """File name -> (bytes, SHA-256), from a manifest that may be anybody's."""
-    try:
-        status = (folder / MANIFEST).lstat()
-    except FileNotFoundError:
-        raise _Flaw(f"{MANIFEST!r} is missing: the step was never sealed") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise _Flaw(f"{MANIFEST!r} is not a plain file")
-    if status.st_size > MANIFEST_BYTES:
-        raise _Flaw(f"{MANIFEST!r} has {status.st_size} bytes, over the limit of {MANIFEST_BYTES}")
-    text = (folder / MANIFEST).read_bytes()
-    try:
-        listed = json.loads(text)["files"]
-        files = {name: (int(it["bytes"]), str(it["sha256"])) for name, it in listed.items()}
-    except Exception as error:  # whatever hostile JSON provokes: no dict, no number, too deep, ...
-        raise _Flaw(f"{MANIFEST!r} is truncated or no manifest") from error
-    if text != _manifest(step, files):
-        raise _Flaw(f"{MANIFEST!r} has changed since it was written, or is of another step")
-    for name in files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise _Flaw(f"{MANIFEST!r} lists {name!r}, outside the step")
-    return files
-
-
-def _plain_files(folder: Path) -> Iterator[str]:
-    """Names of all files below `folder`, relative to it; never leaves it through a link."""
-    prefixes = [""]
-    while prefixes:
-        prefix = prefixes.pop()
-        with os.scandir(folder / prefix) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    prefixes.append(f"{name}/")
-                elif entry.is_file(follow_symlinks=False):
-                    yield name
-                else:
-                    raise _Flaw(f"{name!r} is not a plain file")
-
-
-def _fingerprint(path: Path, *, sync: bool = False) -> tuple[int, str]:
-    """A file's bytes and SHA-256; `sync` puts it on disk for good, which Orbax leaves undone."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if sync:
-            os.fsync(file.fileno())
-        return file.tell(), digest
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_as_numpy(leaf) -> ocp.RestoreArgs:

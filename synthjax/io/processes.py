@@ -30,6 +30,8 @@ def begin(coordinator: str | None, count: int | None, index: int | None) -> None
     be, or the others do not come.
     """
     jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
+    # While all are here: on CPUs they wait 30 s for each other to connect, and longer after that.
+    agreed(lambda: None)
 
 
 def first() -> bool:

@@ -11,6 +11,8 @@ a clean stop. In a run's folder `checkpoints/` each of these is a series of Orba
 What came of a generator carries that generator's digest and counts only with it: a guess, a
 training state or a generation of another one is computed again. Random numbers come from the seed
 and from what they are for (`protocol.keys`), a batch from its number: nothing else could get lost.
+
+Where several processes share a run, each goes through this loop, and all take the same turns.
 """
 
 import contextlib

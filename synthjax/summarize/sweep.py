@@ -17,7 +17,7 @@ from synthjax import gathered
 from synthjax.io import processes, tensors
 from synthjax.io.results import write
 from synthjax.io.tensors import ModelError
-from synthjax.io.workdir import Workdir, write_text
+from synthjax.io.workdir import Workdir, WorkdirError, write_text
 from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
 from synthjax.protocol import loop
@@ -61,6 +61,8 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     corpus = _checked(spec, mesh)
     bases, others = _bases(spec, mesh, corpus)  # refuses before anything is written
     if workdir is None:
+        if jax.process_count() > 1:
+            raise WorkdirError("several processes need a workdir that all of them see")
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
             return run(spec, folder)
     about = json.loads(to_json(spec)) | _read(spec, corpus, bases, others)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.io import checkpoint
-from synthjax.io.checkpoint import MANIFEST, CheckpointError, Checkpoints
+from synthjax.io import manifest
+from synthjax.io.checkpoint import CheckpointError, Checkpoints
+from synthjax.io.manifest import MANIFEST
 
 ROOT = Path(__file__).parents[2]
 
@@ -363,7 +364,7 @@ def test_leaving_tells_of_a_failed_save(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_seal", full)
+    monkeypatch.setattr(manifest, "seal", full)
     with (
         pytest.raises(CheckpointError, match="No space left on device"),
         Checkpoints(tmp_path) as checkpoints,

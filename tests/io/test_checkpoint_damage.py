@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.io import checkpoint
-from synthjax.io.checkpoint import MANIFEST, CheckpointError, Checkpoints
+from synthjax.io import manifest
+from synthjax.io.checkpoint import CheckpointError, Checkpoints
+from synthjax.io.manifest import MANIFEST
 
 
 @contextmanager
@@ -206,8 +207,8 @@ def test_a_huge_manifest_is_not_read(run):
 def test_a_manifest_cannot_point_outside(run, name):
     os.mkfifo(run.directory.parent / "fifo")  # to read it would hang
     step = run.directory / "2"
-    listed = checkpoint._read_manifest(step, 2)
-    (step / MANIFEST).write_bytes(checkpoint._manifest(2, listed | {name: (1, "0" * 64)}))
+    listed = manifest.read(step, 2)
+    (step / MANIFEST).write_bytes(manifest.text_of(2, listed | {name: (1, "0" * 64)}))
     assert_bad(run, repr(MANIFEST), repr(name), "outside")
 
 

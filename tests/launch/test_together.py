@@ -18,18 +18,30 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def pair(tmp_path):
-    """Start two processes on a workdir, the first of which is first."""
+def together(tmp_path):
+    """Start two processes of a launcher on a workdir, of which none outlives the test."""
     running = []
 
-    def start(workdir):
-        found = together(seeds(36), workdir, tmp_path, "launch.mixture")
+    def start(argv, workdir, module="launch.mixture") -> list[Run]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
+        argv.append(f"--coordinator=localhost:{port}")
+        said = [tmp_path / f"said{i}" for i in range(2)]
+        found = [Run([*argv, f"--process={i}"], said[i], module=module) for i in range(2)]
         running.extend(found)
         return found
 
     yield start
     for run in running:
         run.process.kill()
+
+
+@pytest.fixture
+def pair(together):
+    """Two processes of the mixture's launcher on a workdir."""
+    return lambda workdir: together(seeds(36), workdir)
 
 
 def test_two_processes_end_with_the_bytes_of_one(whole, pair, tmp_path):
@@ -69,16 +81,18 @@ def test_one_killed_ends_the_other_and_both_go_on(number, whole, pair, tmp_path)
     assert same_results(workdir, whole)
 
 
-def test_a_bad_spec_is_told_once_by_each_and_nothing_waits(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    argv = [*seeds(2), "--config.n=0", f"--workdir={tmp_path / 'run'}", "--distributed"]
-    argv += ["--processes=2", f"--coordinator=localhost:{port}"]
-    runs = [Run([*argv, f"--process={i}"], tmp_path / f"said{i}") for i in range(2)]
-    for run in runs:
+def test_a_bad_spec_is_told_before_the_processes_meet(together, tmp_path):
+    for run in together([*seeds(2), "--config.n=0"], tmp_path / "run"):
         code, _, stderr = run.end()
-        assert code != 0 and "config.n" in stderr
+        assert code == 2 and "config.n = 0" in one_error(stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_first_is_told_by_both(together, tmp_path):
+    (tmp_path / "run").write_text("in the way")
+    for run in together(seeds(2), tmp_path / "run"):
+        code, _, stderr = run.end()
+        assert code == 2 and "cannot be used" in stderr
 
 
 def test_processes_that_nobody_counted(tmp_path):
@@ -86,20 +100,14 @@ def test_processes_that_nobody_counted(tmp_path):
     code, _, stderr = run.end()
     assert code == 2 and "--distributed" in one_error(stderr)
     assert not (tmp_path / "run").exists()
-
-
-def together(argv, workdir, said, module) -> list[Run]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
-    argv.append(f"--coordinator=localhost:{port}")
-    return [Run([*argv, f"--process={i}"], said / f"said{i}", module=module) for i in range(2)]
+    run = Run([*seeds(2), f"--workdir={tmp_path / 'run'}", "--process=1"], tmp_path / "said")
+    code, _, stderr = run.end()
+    assert code == 2 and "--process has no meaning without --distributed" in one_error(stderr)
 
 
 @pytest.mark.parametrize("task", [pytest.param("eigen", marks=pytest.mark.long), "summarize"])
-def test_transformers_train_and_guess_over_two_processes(task, tmp_path):
-    """To rounding what one process finds; one killed in its learning, both go on, to the bit."""
+def test_transformers_train_and_guess_over_two_processes(task, together, tmp_path):
+    """To rounding what one process finds; killed, then stopped, they go on to the bit."""
     size = {**(eigen_tiny if task == "eigen" else summarize_tiny), "save_steps": 10}
     size |= {"steps": 30, "generation_steps": 30, "n": 200 if task == "eigen" else 60}
     argv = [f"--config=configs/{task}.py:demo", "--config.sweep.verifier=('oracle',)"]
@@ -110,18 +118,24 @@ def test_transformers_train_and_guess_over_two_processes(task, tmp_path):
     module = f"launch.{task}"
     one = Run([*argv, f"--workdir={tmp_path / 'one'}"], tmp_path / "said", module=module)
     assert one.end()[0] == 0, one.read("stderr")
-    two = together(argv, tmp_path / "two", tmp_path, module)
+    two = together(argv, tmp_path / "two", module)
     assert [run.end()[0] for run in two] == [0, 0], two[0].read("stderr")
     found, wanted = (results.read(tmp_path / name / "results.nc") for name in ("two", "one"))
     xr.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
-    killed = together(argv, tmp_path / "killed", tmp_path, module)
+    killed = together(argv, tmp_path / "killed", module)
     learning = tmp_path / "killed" / "checkpoints" / "verifier=oracle" / "learning"
     killed[0].until(lambda: bool([*learning.glob("*/manifest.json")]))
     killed[1].process.kill()
     code, _, stderr = killed[0].end()
     assert code != 0
     assert "another one may have ended" in stderr or "another task died" in stderr
-    again = together(argv, tmp_path / "killed", tmp_path, module)
+    stopped = together(argv, tmp_path / "killed", module)
+    stopped[0].until(lambda: (learning.parent / "1" / "manifest.json").exists())
+    os.kill(stopped[1].process.pid, signal.SIGTERM)
+    code, said, stderr = stopped[0].end()
+    assert code == stopped[1].end()[0] == 0, stderr
+    assert "Stopped: " in said and not (tmp_path / "killed" / "results.nc").exists()
+    again = together(argv, tmp_path / "killed", module)
     assert [run.end()[0] for run in again] == [0, 0], again[0].read("stderr")
     assert same_results(tmp_path / "killed", tmp_path / "two")
