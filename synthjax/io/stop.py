@@ -1,10 +1,14 @@
 """Stopping a run between two steps instead of in the middle of one."""
 
+import itertools
 import signal
 import threading
 
 import jax
 from jax.experimental import multihost_utils
+
+# How often it was asked, over all runs of the process: JAX's preemption service goes by that.
+_times = itertools.count(1)
 
 
 class Stopped(Exception):
@@ -17,12 +21,11 @@ class GracefulStop:
         with GracefulStop() as stop:
             for generation in generations:
                 ...
-                if stop.requested:
+                if stop.asked():
                     break
 
     Where several processes run together, JAX's preemption service takes SIGTERM and has all of them
-    stop at the same time, for which each has to look with `asked`, equally often. Ctrl-C interrupts
-    there.
+    stop at the same time, for which all have to ask equally often. Ctrl-C interrupts there.
 
     A second Ctrl-C interrupts at once. Leaving restores the handlers that were there before. Python
     lets only the main thread set handlers: in any other, nothing is installed.
@@ -31,13 +34,11 @@ class GracefulStop:
     def __init__(self):
         self.requested = False
         self._previous = {}
-        self._times = 0
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for number in (
-                () if jax.distributed.is_initialized() else (signal.SIGTERM, signal.SIGINT)
-            ):
+            together = jax.distributed.is_initialized()
+            for number in () if together else (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._request)
         return self
 
@@ -48,9 +49,7 @@ class GracefulStop:
     def asked(self) -> bool:
         """Whether to stop, the same in every process."""
         if jax.distributed.is_initialized():
-            self._times += 1
-            if multihost_utils.reached_preemption_sync_point(self._times):
-                self.requested = True
+            self.requested |= multihost_utils.reached_preemption_sync_point(next(_times))
         return self.requested
 
     def _request(self, number, frame):
