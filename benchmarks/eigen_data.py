@@ -36,7 +36,9 @@ def main(argv: list[str]) -> None:
     own = jax.random.key(0)
 
     def ours(source):
-        for _ in training_set.batches(TrainingSet((source,)), own, BATCH, 0, COUNT):
+        for _ in training_set.batches(
+            TrainingSet((source,)), own, BATCH, range(COUNT), np.arange(BATCH)
+        ):
             pass
 
     def peer():

@@ -162,14 +162,14 @@ def llama2_7b() -> Spec:
         generation_end=1.0,
         n=260_000,
         decode_batch=256,
-        fsdp=8,
+        mesh={"data": -1, "fsdp": 8, "tensor": 1},
         sweep={"verifier": ("random", "oracle", "self"), "rate": RATES},
     )
 
 
 def llama2_7b_pod() -> Spec:
     """The published experiment, with a row of the batch for each 8 chips."""
-    return dataclasses.replace(llama2_7b(), fsdp=32, tensor=8)
+    return dataclasses.replace(llama2_7b(), mesh={"data": 1, "fsdp": 32, "tensor": 8})
 
 
 VARIANTS = {

@@ -62,7 +62,8 @@ def beam(
     language: Language, params: Params, mesh: Mesh, source: Int[Host, "b s"], k: int
 ) -> Guesses:
     """The k answers of beam search; k = 1 is greedy. On the host."""
-    return _on_host(_beam(language, k)(params, sharding.spread(mesh, source)), len(source))
+    found = sharding.on(mesh, _beam(language, k))(params, sharding.spread(mesh, source))
+    return _on_host(found, len(source))
 
 
 def sample(
@@ -77,7 +78,7 @@ def sample(
 ) -> Guesses:
     """k answers at random, by a key for each matrix, on the host."""
     keys = jax.random.wrap_key_data(sharding.spread(mesh, np.asarray(jax.random.key_data(keys))))
-    drawn = _sample(language, k, top_p < 1)
+    drawn = sharding.on(mesh, _sample(language, k, top_p < 1))
     return _on_host(
         drawn(params, sharding.spread(mesh, source), keys, temperature, top_p), len(source)
     )
@@ -91,7 +92,7 @@ def log_prob(
     target: Int[Host, "b t"],
 ) -> Float[Host, " b"]:
     """Natural log-probability of whole answers, on the host."""
-    found = _log_prob(language)(
+    found = sharding.on(mesh, _log_prob(language))(
         params, sharding.spread(mesh, source), sharding.spread(mesh, target)
     )
     return gathered(found)[: len(source)]

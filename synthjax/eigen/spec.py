@@ -9,6 +9,7 @@ from synthjax.eigen.data import SPECTRA, Matrices, lengths
 from synthjax.eigen.tokens import ENCODINGS, PAD, SIZES, Encoding
 from synthjax.eigen.verify import VERIFIERS, Verifier
 from synthjax.nn.seq2seq import ACTIVATIONS, Architecture
+from synthjax.nn.sharding import LEFT, MESH
 from synthjax.nn.train import Schedule
 from synthjax.protocol import select
 from synthjax.protocol import spec as protocol
@@ -21,6 +22,7 @@ from synthjax.protocol.spec import (
     check_values,
     combinations,
     config_field,
+    counts_field,
     fields_of,
 )
 
@@ -94,6 +96,8 @@ class Spec:
     pre_norm: bool = config_field(True, "layers normalise before each part, not after")
     tied: bool = config_field(True, "the decoder's output is its embedding")
     precision: str = config_field("float32", "what the model computes in", kinds=PRECISIONS)
+    # Where it lies
+    mesh: Mapping[str, int] = counts_field(LEFT, MESH)
     # How it is trained
     initial: str = config_field("real", "where the first generator comes from", kinds=INITIALS)
     generator_model: str = config_field("", "folder of the first generator, as models/ holds them")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import xarray as xr
+from jax.sharding import Mesh
 
 from synthjax import gathered
 from synthjax.eigen import dataset, model
@@ -35,7 +36,7 @@ from synthjax.protocol.elements import (
 from synthjax.protocol.loop import Element
 from synthjax.protocol.spec import SpecError, to_json
 
-FREE = ("save_steps", "log_steps")  # what may change in a workdir
+FREE = ("save_steps", "log_steps", "mesh")  # what may change in a workdir
 
 
 def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
@@ -47,8 +48,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     generations or further values of axes than it was begun with, and computes what is new. Raises
     SpecError, WorkdirError, CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
-    mesh = sharding.mesh()
-    check_batch(spec, elements(spec, reads), sharding.rows(mesh))
+    mesh = _mesh(spec)
     others = _models(spec)  # refuses before anything is written
     if workdir is None:
         if jax.process_count() > 1:
@@ -87,8 +87,7 @@ def estimate(spec: Spec) -> str:
 
     Raises SpecError where a batch does not fit the devices; ModelError where a folder is no model.
     """
-    mesh = sharding.mesh()
-    check_batch(spec, elements(spec, reads), sharding.rows(mesh))
+    mesh = _mesh(spec)
     _models(spec)
     points = {name_of(point, spec.sweep, reads): point for point in elements(spec, reads)}
     firsts = {first_of(point, spec.sweep, reads): point for point in points.values()}
@@ -103,6 +102,17 @@ def estimate(spec: Spec) -> str:
         f"{steps:,} training steps and {guesses:,} guesses in all, "
         f"on {len(devices)} x {devices[0].device_kind}"
     )
+
+
+def _mesh(spec: Spec) -> Mesh:
+    """The devices, if batches and models can be shared by them."""
+    mesh, points = sharding.mesh(spec.mesh), elements(spec, reads)
+    check_batch(spec, points, sharding.rows(mesh))
+    for point in points:
+        hidden = {"width times feed_forward": point.width * point.feed_forward}
+        sharding.check_fit(mesh, "tensor", {"heads": point.heads} | hidden)
+        sharding.check_fit(mesh, "fsdp", {"width": point.width})
+    return mesh
 
 
 def _export(folder: Path, language: Language, params: Params) -> None:

@@ -17,7 +17,7 @@ from synthjax.eigen.model import Language
 from synthjax.eigen.spec import SELECTIONS, Spec
 from synthjax.eigen.tokens import BOS, PAD, Encoding
 from synthjax.eigen.verify import VERIFIERS, Guessed, Numbers
-from synthjax.nn import sharding, train
+from synthjax.nn import seq2seq, sharding, train
 from synthjax.nn.bind import Params
 from synthjax.nn.decode import Guesses
 from synthjax.nn.seq2seq import Batch
@@ -203,33 +203,32 @@ class EigenTask:
             params = self.models[self.spec.generator_model][1]
         elif t == 0 or self.spec.start == "scratch":
             params = self.model.init(self._key(Stream.LEARN, t))
-        params = sharding.put(params, sharding.whole(self.mesh))
-        state = self._trainer(t).begin(params)
-        return sharding.put(state, sharding.whole(self.mesh))
+        return sharding.begun(self._trainer(t).begin, params, self._places)
 
     def batches(self, t: int, data: TrainingSet, first: int) -> Iterator[Batch]:
-        """Training batches from number `first` on."""
+        """This process's rows of training batches from number `first` on."""
         key = jax.random.fold_in(self._key(Stream.LEARN, t), 1)
-        return training_set.batches(data, key, self.spec.batch, first, self.steps(t))
+        size, steps = self.spec.batch, range(first, self.steps(t))
+        return training_set.batches(data, key, size, steps, sharding.rows_here(self.mesh, size))
 
     def learn(
         self, t: int, state: State, batches: Iterator[Batch]
     ) -> Iterator[tuple[State, train.Metrics | None]]:
         """Train; the metrics come a step late."""
-        rows = sharding.by_rows(self.mesh)
-        return train.steps(
-            self._trainer(t), state, (sharding.put(batch, rows) for batch in batches)
-        )
+        there = (sharding.put_rows(self.mesh, batch, self.spec.batch) for batch in batches)
+        return train.steps(self._trainer(t), state, there)
 
     def abstract(self, t: int) -> State:
         """Shapes, dtypes and shardings of a state."""
         shapes = jax.eval_shape(self._trainer(t).begin, self.model.shapes)
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding.whole(self.mesh)
-            ),
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             shapes,
+            self._places(shapes),
         )
+
+    def _places(self, tree):
+        return sharding.places(self.mesh, seq2seq.axes, tree)
 
     def params(self, state: State) -> Params:
         """The model that guesses: the average, where there is one."""
@@ -322,7 +321,8 @@ class EigenTask:
             yield np.minimum(first + np.arange(size), n - 1)
 
     def _trainer(self, t: int) -> train.Trainer:
-        return model.trainer(self.language, self.spec.schedule(t))
+        found = model.trainer(self.language, self.spec.schedule(t))
+        return found._replace(step=sharding.on(self.mesh, found.step))
 
     def _key(self, stream: Stream, t: int) -> Any:
         return key_of(self.spec.seed, stream, 0, t)

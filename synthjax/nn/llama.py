@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.nn.bind import Model, Params, bind
+from synthjax.nn.sharding import constrain
 from synthjax.nn.train import Loss
 
 Cache = dict[str, Array]
@@ -199,7 +200,8 @@ class Llama(nnx.Module):
             # Padding comes last: with what is causal it needs no mask of its own.
             x, (shared[f"keys_{i}"], shared[f"values_{i}"]) = layer.whole(x, None, rotary)
             for name in ("keys", "values"):
-                own[f"{name}_{i}"] = jnp.zeros(shape, self.dtype)
+                empty = jnp.zeros(shape, self.dtype)
+                own[f"{name}_{i}"] = constrain(empty, "rows", "", "heads", "", "")
         return shared, own
 
     def step(self, shared: Cache, own: Cache, tokens: Int[Array, "b k"], t: Int[Array, ""]):
@@ -248,8 +250,10 @@ class Llama(nnx.Module):
         x = self.model.norm(x)
         if self.a.tied:
             table = self.model.embed_tokens.weight[...].astype(self.dtype)
-            return jnp.einsum("...w,vw->...v", x, table, preferred_element_type=jnp.float32)
-        return self.lm_head(x, jnp.float32)
+            x = jnp.einsum("...w,vw->...v", x, table, preferred_element_type=jnp.float32)
+        else:
+            x = self.lm_head(x, jnp.float32)
+        return constrain(x, "rows", "", "vocabulary")
 
 
 @functools.lru_cache
@@ -287,7 +291,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... w"]:
         """Embedded."""
-        return self.weight[...].astype(self.dtype)[tokens]
+        return constrain(self.weight[...].astype(self.dtype)[tokens], "rows", "", "")
 
 
 class Linear(nnx.Module):
@@ -371,7 +375,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x):
         """Applied."""
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        x = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
+        return constrain(self.down_proj(constrain(x, "rows", "", "hidden")), "rows", "", "")
 
 
 class Attention(nnx.Module):
@@ -387,7 +392,8 @@ class Attention(nnx.Module):
     def _qkv(self, x, rotary):
         """Queries, keys and values of tokens [..., h, d], rotated."""
         parts = (part(x) for part in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (part.reshape(*x.shape[:-1], -1, self.a.head) for part in parts)
+        parts = (part.reshape(*x.shape[:-1], -1, self.a.head) for part in parts)
+        q, k, v = (constrain(part, "rows", "", "heads", "") for part in parts)
         return _turned(q, rotary), _turned(k, rotary), v
 
     def whole(self, x: Float[Array, "b t w"], mask: Bool[Array, "b 1 t t"] | None, rotary):
@@ -403,7 +409,10 @@ class Attention(nnx.Module):
             mask = _causal(x.shape[1], self.a.window) if mask is None else mask[:, :, None]
             k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
             told = self._attended(q, k, v, mask)
-        return self.o_proj(told.reshape(*x.shape[:2], -1)), (k, v)
+        return self._out(told.reshape(*x.shape[:2], -1)), (k, v)
+
+    def _out(self, told):
+        return constrain(self.o_proj(told), "rows", "", "")
 
     def _attended(self, q, k, v, mask):
         """Queries [b, t, h, d] to keys and values [b, kv, s, d], where `mask`.
@@ -449,7 +458,7 @@ class Attention(nnx.Module):
         s = prompt[0].shape[2]
         told = jnp.einsum("bkngs,bnsd->bkngd", weights[..., :s], prompt[1])
         told = told + jnp.einsum("bkngs,bknsd->bkngd", weights[..., s:], values)
-        return self.o_proj(told.reshape(*x.shape[:2], -1)), (keys, values)
+        return self._out(told.reshape(*x.shape[:2], -1)), (keys, values)
 
 
 def adapters(params: Params) -> Params:

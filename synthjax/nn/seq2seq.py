@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.nn.bind import Model, bind
+from synthjax.nn.sharding import constrain
 from synthjax.nn.train import Loss
 
 Cache = dict[str, Array]
@@ -65,6 +66,25 @@ def build(architecture: Architecture, dtype: jnp.dtype = jnp.float32) -> Model:
     Its methods: `encode`, `logits`, `start`, `step` of `Seq2Seq`.
     """
     return bind(lambda rngs: Seq2Seq(architecture, dtype, rngs))
+
+
+def axes(module: str, name: str) -> tuple[str, ...]:
+    """The names of a parameter's axes (see `nn.sharding`)."""
+    inside, outside = {
+        "symbols": ("vocabulary", "width"),
+        "positions": ("", "width"),
+        "qkv": ("width", "heads"),
+        "ask": ("width", "heads"),
+        "tell": ("width", "heads"),
+        "mixed": ("heads", "width"),
+        "told": ("heads", "width"),
+        "up": ("width", "hidden"),
+        "down": ("hidden", "width"),
+        "output": ("width", "vocabulary"),
+    }.get(module, ("", ""))
+    return {"kernel": (inside, outside), "embedding": (inside, outside), "bias": (outside,)}.get(
+        name, ()
+    )
 
 
 class Batch(NamedTuple):
@@ -133,7 +153,8 @@ class Seq2Seq(nnx.Module):
         for i, layer in enumerate(self.decoder):
             shared[f"keys_{i}"], shared[f"values_{i}"] = layer.read(memory)
             for name in ("keys", "values"):
-                own[f"{name}_{i}"] = jnp.zeros((b, k, a.heads, length, head), self.dtype)
+                empty = jnp.zeros((b, k, a.heads, length, head), self.dtype)
+                own[f"{name}_{i}"] = constrain(empty, "rows", "", "heads", "", "")
         return shared, own
 
     def step(
@@ -156,8 +177,10 @@ class Seq2Seq(nnx.Module):
             x = self.decoder_norm(x)
         if self.a.tied:
             table = self.target.symbols.embedding[...].astype(self.dtype)
-            return (x @ table.T).astype(jnp.float32) + self.bias[...]
-        return self.output(x).astype(jnp.float32)
+            x = (x @ table.T).astype(jnp.float32) + self.bias[...]
+        else:
+            x = self.output(x).astype(jnp.float32)
+        return constrain(x, "rows", "", "vocabulary")
 
 
 def _norm(a, dtype, rngs):
@@ -178,7 +201,7 @@ class Embedding(nnx.Module):
     def __call__(self, tokens: Int[Array, "b t"], at: Int[Array, ""] | None = None):
         """Embedded; the second axis is time, or, where the time is `at`, guesses."""
         at = jnp.arange(tokens.shape[1]) if at is None else at
-        x = self.symbols(tokens) + self.positions(at)
+        x = constrain(self.symbols(tokens) + self.positions(at), "rows", "", "")
         return x if self.norm is None else self.norm(x)
 
 
@@ -200,13 +223,13 @@ class Layer(nnx.Module):
 
     def read(self, memory: Float[Array, "b s w"]) -> tuple[Array, Array]:
         """Keys and values of what the encoder said."""
-        return tuple(self._heads(part) for part in jnp.split(self.tell(memory), 2, -1))
+        return self._heads(self.tell, memory, 2)
 
     def whole(self, x, mask, memory=None, there=None):
         """All tokens at once. Attention is where the mask is True: [b, 1, queries, keys]."""
 
         def attend(x):
-            q, k, v = (self._heads(part) for part in jnp.split(self.qkv(x), 3, -1))
+            q, k, v = self._heads(self.qkv, x, 3)
             return self.mixed(_attended(q, k, v, mask))
 
         x = self._residual(0, attend, x)
@@ -218,7 +241,7 @@ class Layer(nnx.Module):
 
         def attend(x):
             nonlocal kept
-            q, *new = (self._heads(part) for part in jnp.split(self.qkv(x[:, :, None]), 3, -1))
+            q, *new = self._heads(self.qkv, x[:, :, None], 3)
             kept = tuple(
                 jax.lax.dynamic_update_slice_in_dim(old, one, t, 3)
                 for old, one in zip(cache, new, strict=True)
@@ -230,20 +253,36 @@ class Layer(nnx.Module):
 
     def _rest(self, x, memory, there):
         def attend(x):
-            return self.told(_attended(self._heads(self.ask(x)), *memory, there))
+            return self.told(_attended(*self._heads(self.ask, x, 1), *memory, there))
 
         if memory is not None:
             x = self._residual(1, attend, x)
         activation = ACTIVATIONS[self.a.activation]
-        return self._residual(-1, lambda x: self.down(activation(self.up(x))), x)
+
+        def feed_forward(x):
+            return self.down(constrain(activation(self.up(x)), "rows", "", "hidden"))
+
+        return self._residual(-1, feed_forward, x)
 
     def _residual(self, i: int, part: Callable, x):
         norm = self.norms[i]
-        return x + part(norm(x)) if self.a.pre_norm else norm(x + part(x))
+        told = constrain(part(norm(x) if self.a.pre_norm else x), "rows", "", "")
+        return x + told if self.a.pre_norm else norm(x + told)
 
-    def _heads(self, x):
-        """[..., t, w] by heads, [..., h, t, d]."""
-        return x.reshape(*x.shape[:-1], self.a.heads, -1).swapaxes(-3, -2)
+    def _heads(self, linear: nnx.Linear, x: Float[Array, "... t w"], parts: int):
+        """What a map that holds `parts` maps makes of x, each by heads, [..., h, t, d].
+
+        Its columns are taken by heads before they are applied, so that heads can be split.
+        """
+        h, dtype = self.a.heads, linear.dtype
+        kernel = linear.kernel[...].astype(dtype).reshape(x.shape[-1], parts, h, -1)
+        bias = linear.bias[...].astype(dtype).reshape(parts, h, 1, -1)
+        y = jnp.einsum("...tw,wphd->p...htd", x, constrain(kernel, "", "", "heads", ""))
+        inner = [""] * (x.ndim - 2)
+        return tuple(
+            constrain(one + b, "rows", *inner, "heads", "", "")
+            for one, b in zip(y, bias, strict=True)
+        )
 
 
 def _attended(q, k, v, mask):

@@ -1,38 +1,81 @@
 """Where arrays lie: one mesh with the axes `data`, `fsdp` and `tensor`, 1 × 1 × 1 on one device.
 
-Rows of a batch are split over `data` and `fsdp`. The axes of a model's parameters have names, of
-which `SPLIT` says what they are split over; what it leaves out is whole everywhere.
+Along `data` each device has all of the parameters and its rows of a batch; along `fsdp` rows too,
+and a part of the parameters and of the optimizer's state; along `tensor` a part of every layer's
+work. The axes of parameters and of activations have names, of which `SPLIT` says over what they are
+split; what it leaves out is whole everywhere.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, Shaped
+
+from synthjax.protocol.spec import SpecError
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")
-SPLIT = {"width": "fsdp", "heads": "tensor", "hidden": "tensor", "vocabulary": "tensor"}
+SPLIT = {
+    "rows": ROWS,
+    "width": "fsdp",
+    "heads": "tensor",
+    "hidden": "tensor",
+    "vocabulary": "tensor",
+}
+LEFT = {"data": -1, "fsdp": 1, "tensor": 1}  # −1: all devices that the other axes leave
+
+MESH = (
+    "devices along each axis: data has rows of its own, fsdp too and a part of the parameters, "
+    "tensor a part of every layer's work; -1 is what the others leave"
+)
 
 # The names of a leaf's axes, by the last of the names that lead to it: its module's and its own.
 Axes = Callable[[str, str], tuple[str, ...]]
 
 
-def mesh(fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """All devices; `data` is what the other two axes leave.
+def mesh(sizes: Mapping[str, int] = LEFT, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of these sizes, −1 being what the others leave, over all devices of all processes.
 
-    Along `data` each device has all of the parameters and its rows of a batch; along `fsdp` rows
-    too, and a part of the parameters and of the optimizer's state; along `tensor` a part of every
-    layer's work. Raises ValueError where that many devices are not there.
+    Raises SpecError, naming `config.mesh`, where that many devices are not there.
     """
-    count = jax.device_count()
-    if count % (fsdp * tensor):
-        raise ValueError(f"{count} devices are no multiple of fsdp times tensor, {fsdp * tensor}")
-    shape = (count // (fsdp * tensor), fsdp, tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+    devices = jax.devices() if devices is None else devices
+    count, left = len(devices), [axis for axis in AXES if sizes[axis] == -1]
+    if len(left) > 1:
+        raise SpecError(f"mesh.{left[-1]}", -1, f"mesh.{left[0]} is -1 too: give one a number")
+    fixed = math.prod(sizes[axis] for axis in AXES if axis not in left)
+    if count % fixed if left else count != fixed:
+        axis = max((axis for axis in AXES if axis not in left), key=lambda axis: sizes[axis])
+        others = fixed // sizes[axis]
+        fits = [
+            n
+            for n in _divisors(count)
+            if (count % (n * others) if left else n * others - count) == 0
+        ]
+        rule = f"with the other axes of the mesh it must come to the {count} devices"
+        if not fits:
+            rule += "; no number here would"
+        raise SpecError(f"mesh.{axis}", sizes[axis], rule, map(str, fits))
+    shape = [count // fixed if axis in left else sizes[axis] for axis in AXES]
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+
+
+def check_fit(mesh: Mesh, axis: str, sizes: Mapping[str, int]) -> None:
+    """Raises SpecError where an axis of the mesh does not divide what it splits, given by name."""
+    parts = mesh.shape[axis]
+    if any(size % parts for size in sizes.values()):
+        known = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        fits = map(str, _divisors(math.gcd(*sizes.values())))
+        raise SpecError(f"mesh.{axis}", parts, f"must divide the model's {known}", fits)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def rows(mesh: Mesh) -> int:
@@ -43,6 +86,23 @@ def rows(mesh: Mesh) -> int:
 def by_rows(mesh: Mesh) -> NamedSharding:
     """The leading axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def rows_here(mesh: Mesh, size: int) -> Int[np.ndarray, " r"]:
+    """Which of a batch's rows lie on devices of this process."""
+    places = by_rows(mesh).addressable_devices_indices_map((size,)).values()
+    spans = sorted({place[0].indices(size)[:2] for place in places})
+    return np.concatenate([np.arange(*span) for span in spans])
+
+
+def put_rows(mesh: Mesh, rows: Any, size: int) -> Any:
+    """A batch of `size` rows over the devices, of which each process brings its `rows_here`."""
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(
+            by_rows(mesh), leaf, (size, *leaf.shape[1:])
+        ),
+        rows,
+    )
 
 
 def put(tree: Any, places: Any) -> Any:
@@ -63,6 +123,12 @@ def put(tree: Any, places: Any) -> Any:
     return jax.tree.map(one, tree, places)
 
 
+def begun(begin: Callable[[Any], Any], params: Any, places: Callable[[Any], Any]) -> Any:
+    """What `begin` makes of parameters, each part of it made where it is to lie."""
+    made = jax.jit(begin, out_shardings=places(jax.eval_shape(begin, params)))
+    return made(put(params, places(params)))
+
+
 def spread(mesh: Mesh, host: Shaped[np.ndarray, "b ..."]) -> Shaped[Array, "c ..."]:
     """Rows over the devices, the last one again where they do not come out even."""
     size = rows(mesh) * -(-len(host) // rows(mesh))
@@ -79,11 +145,36 @@ def places(mesh: Mesh, axes: Axes, tree: Any) -> Any:
 
     def place(path, leaf):
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-        split = [SPLIT.get(name) for name in axes(*["", "", *names][-2:])][: len(leaf.shape)]
-        fits = [
-            axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(split, leaf.shape, strict=False)
-        ]
-        return NamedSharding(mesh, PartitionSpec(*fits))
+        return NamedSharding(mesh, _split(mesh, axes(*["", "", *names][-2:]), leaf.shape))
 
     return jax.tree.map_with_path(place, tree)
+
+
+def on(mesh: Mesh, function: Callable) -> Callable:
+    """A jitted function whose activations lie on the mesh as `constrain` says."""
+
+    @functools.wraps(function)
+    def call(*args):
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    return call
+
+
+def constrain(x: Shaped[Array, "..."], *names: str) -> Shaped[Array, "..."]:
+    """An activation whose axes have these names, laid out over the mesh that it is computed on."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, _split(mesh, names, x.shape))
+
+
+def _split(mesh, names: Sequence[str], shape: Sequence[int]) -> PartitionSpec:
+    """Axes by their names, whole where the mesh does not divide them."""
+
+    def fit(name, size):
+        axis = SPLIT.get(name)
+        over = (axis,) if isinstance(axis, str) else axis or ()
+        return axis if size % math.prod(mesh.shape[one] for one in over) == 0 else None
+
+    return PartitionSpec(*(fit(name, size) for name, size in zip(names, shape, strict=False)))

@@ -18,7 +18,7 @@ from synthjax.protocol.spec import fields_of
 
 MOST_LINES = 12
 # Fields that a caption leaves out: how a run goes, not what it is.
-HIDDEN = ("sweep", "decode_batch", "save_steps", "log_steps", "seed", "k_test", "n_test")
+HIDDEN = ("sweep", "decode_batch", "save_steps", "log_steps", "seed", "k_test", "n_test", "mesh")
 PER_LINE = 8
 
 

@@ -16,7 +16,7 @@ from synthjax.summarize.spec import Spec
 
 MOST_LINES = 12
 HIDDEN = ("sweep", "decode_batch", "save_steps", "log_steps", "seed", "n_samples", "model")
-HIDDEN += ("fsdp", "tensor")
+HIDDEN += ("mesh",)
 NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 DIVERSITY = {"entropy": "entropy of words (bits)", "words": "words of a summary"}
 

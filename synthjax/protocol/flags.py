@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -127,6 +127,7 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
         *parents, name = path.split(".")
         if parents[-1:] == ["sweep"]:
             return SpecError(path, value, "must be a tuple of values, such as '(0.1,0.5)'")
+        name = parents[-1] if _names(fields, parents) else name
         return SpecError(path, value, rule_of(fields[name])) if name != "sweep" else error
     parts = _parts(argv)
     for argument in argv:
@@ -136,12 +137,27 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
             if parts and path.split(".")[0] not in parts:
                 rule = "this config holds several specs: begin with the name of one"
                 return SpecError(path, value, rule, parts)
+            if names := _names(fields, parents):
+                if name not in names:
+                    return SpecError(path, value, "is no field", names)
+                continue
+            if _names(fields, [name]):
+                return SpecError(path, value, f"is set by {', '.join(_names(fields, [name]))}")
             swept = parents[-1:] == ["sweep"]
             if name not in (axes if swept else fields):
                 rule = "cannot be swept" if swept and name in fields else "is no field"
                 return SpecError(path, value, rule, axes if swept else fields)
     # A config file's own error comes wrapped in a traceback: its last line says what is wrong.
     return str(error).strip().rsplit("\n", 1)[-1].removeprefix("ValueError: ")
+
+
+def _names(fields: Mapping[str, Any], parents: list[str]) -> tuple[str, ...]:
+    """What is set under the last of these, where it is a field of several counts."""
+    return (
+        fields[parents[-1]].metadata.get("names", ())
+        if parents[-1:] and parents[-1] in fields
+        else ()
+    )
 
 
 def _parts(argv: list[str]) -> list[str]:

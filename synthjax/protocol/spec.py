@@ -75,6 +75,12 @@ def config_field(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def counts_field(default: Mapping[str, int], doc: str) -> Any:
+    """A dataclass field of several counts by name, whose flags are --config.FIELD.NAME; or −1."""
+    metadata = {"doc": doc, "unit": "1", "kinds": None, "axis": False, "names": (*default,)}
+    return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+
+
 def fields_of(spec: Any) -> dict[str, dataclasses.Field]:
     """Name -> field, in declaration order, which is also the order of a result's axes."""
     return {field.name: field for field in dataclasses.fields(spec)}
@@ -85,6 +91,8 @@ def rule_of(field: dataclasses.Field) -> str:
     meta = field.metadata
     if meta["kinds"] is not None:
         return "must be a known kind"
+    if "names" in meta:
+        return "must be an integer >= 1, or -1"
     if field.type is bool:
         return "must be True or False"
     if field.type is str:
@@ -137,6 +145,18 @@ def check_value(field: dataclasses.Field, path: str, value: Any) -> Any:
             rule = rule_of(field) + " (your own: register it first)" * meta["own"]
             raise SpecError(path, value, rule, meta["kinds"])
         return str(value)
+    if names := meta.get("names"):
+        if not isinstance(value, Mapping):
+            raise SpecError(path, value, f"must map {', '.join(names)} to integers")
+        for name in value:
+            if name not in names:
+                raise SpecError(f"{path}.{name}", value[name], "is no field", names)
+        for name in names:
+            count = value.get(name)
+            good = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+            if not good or (count < 1 and count != -1):
+                raise SpecError(f"{path}.{name}", count, rule_of(field))
+        return {name: int(value[name]) for name in names}
     if field.type is bool:
         if not isinstance(value, bool):
             raise SpecError(path, value, rule_of(field))
@@ -275,6 +295,11 @@ def describe(cls: type) -> str:
             rule = "one of " + ", ".join(meta["kinds"])
         elif name == "sweep":
             lines.append(f"  sweep.FIELD=(a,b,…): {meta['doc']}")
+            continue
+        elif "names" in meta:
+            rule = rule_of(field).removeprefix("must be ")
+            named = ", ".join(f"{name}={count}" for name, count in field.default_factory().items())
+            lines.append(f"  {name}.NAME, {named}: {meta['doc']} ({rule}; cannot be swept)")
             continue
         else:
             rule = rule_of(field).removeprefix("must be ")

@@ -89,10 +89,10 @@ def batches(
     data: TrainingSet,
     key: Key[Array, ""],
     size: int,
-    first: int,
-    count: int,
+    numbers: range,
+    here: Int[np.ndarray, " r"],
 ) -> Iterator[Rows]:
-    """Batches number `first` to `count` − 1, each made while the one before is used.
+    """Of batches of `size` rows with these numbers the rows `here`, made while others are used.
 
     Every epoch has an order of its own; a batch may hold the end of one and the beginning of the
     next.
@@ -100,9 +100,9 @@ def batches(
     orders: dict[int, np.ndarray] = {}
 
     def make(step):
-        at = step * size + np.arange(size)
+        at = step * size + here
         epochs = at // len(data)
-        wanted = range(int(epochs[0]), int(epochs[-1]) + 1)
+        wanted = range(int(epochs[0]), int(epochs[-1]) + 1)  # rows ascend
         for epoch in set(orders) - set(wanted):
             del orders[epoch]
         for epoch in wanted:
@@ -113,9 +113,9 @@ def batches(
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         coming = None
-        for step in range(first, count):
+        for step in numbers:
             batch = coming.result() if coming else make(step)
-            coming = thread.submit(make, step + 1) if step + 1 < count else None
+            coming = thread.submit(make, step + 1) if step != numbers[-1] else None
             yield batch
 
 

@@ -65,14 +65,13 @@ def batches(
     key: Key[Array, ""],
     size: int,
     block: int,
-    first: int,
-    count: int,
+    numbers: range,
+    here: Int[Host, " r"],
     *,
     pack: bool = False,
     article_loss: float = 0.0,
-    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Batches number `first` to `count` − 1, made while the ones before are used.
+    """Of batches with these numbers the rows `here`, made while the ones before are used.
 
     Args:
       data: whose rows are `Example`s.
@@ -80,17 +79,13 @@ def batches(
       size: rows of a batch; block: tokens of a row.
       pack: whether texts share rows.
       article_loss: the weight of the loss of a prompt's tokens; that of a summary's is 1.
-      shard: which of how many hosts this is; each gets as many rows of every batch.
     """
-    host, hosts = shard
-    own = size // hosts
-    plan = _plan(data, key, size * count, block if pack else 0)
-    wanted = np.arange(size * count).reshape(count, size)[:, host * own : (host + 1) * own]
-    rows = [plan[i] for i in wanted[first:].ravel()]
+    plan = _plan(data, key, size * numbers.stop, block if pack else 0)
+    rows = [plan[step * size + i] for step in numbers for i in here]
     made = (
         grain.MapDataset.source(rows)
         .map(lambda numbers: _row(data.rows(np.array(numbers)), block, pack, article_loss))
-        .batch(own)
+        .batch(len(here))
     )
     reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
     yield from made.to_iter_dataset(reading)

@@ -69,11 +69,12 @@ def generate(
     last = tokens[np.arange(count), lengths - 1][:, None]
     rows = [tokens, lengths, last]
     if keys is None:
-        found = _beam(language, k, length)(params, *(sharding.spread(mesh, row) for row in rows))
+        beam = sharding.on(mesh, _beam(language, k, length))
+        found = beam(params, *(sharding.spread(mesh, row) for row in rows))
     else:
         rows.append(np.asarray(jax.random.key_data(keys)))
         asked = [sharding.spread(mesh, row) for row in rows]
-        drawn = _sample(language, k, length, top_p < 1)
+        drawn = sharding.on(mesh, _sample(language, k, length, top_p < 1))
         found = drawn(params, *asked, np.float32(temperature), np.float32(top_p))
     return Guesses(*(gathered(leaf)[:count] for leaf in found))
 
@@ -92,7 +93,8 @@ def log_probs(
     column = np.arange(tokens.shape[1])[None]
     first = np.array([len(prompt) for prompt in prompts])[:, None]
     told = (column >= first) & (column < lengths[:, None])
-    found = _log_probs(language)(params, sharding.spread(mesh, tokens), sharding.spread(mesh, told))
+    asked = sharding.spread(mesh, tokens), sharding.spread(mesh, told)
+    found = sharding.on(mesh, _log_probs(language))(params, *asked)
     return gathered(found)[: len(prompts)]
 
 
@@ -106,7 +108,7 @@ def logits(
     """Of the token after each, float32; `mask` is 0 for padding, on either side."""
     mask = np.asarray(mask).astype(np.int32)
     asked = sharding.spread(mesh, np.asarray(tokens, np.int32)), sharding.spread(mesh, mask)
-    return gathered(_logits(language)(params, *asked))[: len(tokens)]
+    return gathered(sharding.on(mesh, _logits(language))(params, *asked))[: len(tokens)]
 
 
 def bucket(length: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from synthjax.nn.llama import Architecture, Lora
+from synthjax.nn.sharding import LEFT, MESH
 from synthjax.nn.train import Schedule
 from synthjax.protocol import select
 from synthjax.protocol import spec as protocol
@@ -17,6 +18,7 @@ from synthjax.protocol.spec import (
     check_values,
     combinations,
     config_field,
+    counts_field,
     fields_of,
 )
 from synthjax.summarize.rouge import METRICS
@@ -84,12 +86,7 @@ class Spec:
     precision: str = config_field("float32", "what the model computes in", kinds=PRECISIONS)
     remat: bool = config_field(False, "compute layers twice while learning, to save memory")
     # Where it lies
-    fsdp: int = config_field(
-        1, "devices that share the parameters, each with rows of its own", low=1, axis=False
-    )
-    tensor: int = config_field(
-        1, "devices that share every layer's work; a divisor of kv_heads", low=1, axis=False
-    )
+    mesh: Mapping[str, int] = counts_field(LEFT, MESH)
     # How it is trained
     n_real: int = config_field(500, "real pairs for the first generator", low=1, high=10**9)
     steps: int = config_field(1000, "training steps of the first generator", low=1, high=10**9)

@@ -43,7 +43,7 @@ from synthjax.summarize.task import Base, Corpus, SummarizeTask
 from synthjax.summarize.tokens import Format
 
 # What may change in a workdir.
-FREE = ("save_steps", "log_steps", "n_samples", "fsdp", "tensor", "remat", "accumulate")
+FREE = ("save_steps", "log_steps", "n_samples", "mesh", "remat", "accumulate")
 
 
 def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
@@ -57,7 +57,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
     check_main()
-    mesh = _mesh(spec)
+    mesh = sharding.mesh(spec.mesh)
     corpus = _checked(spec, mesh)
     bases, others = _bases(spec, mesh, corpus)  # refuses before anything is written
     if workdir is None:
@@ -102,7 +102,7 @@ def estimate(spec: Spec) -> str:
     Raises SpecError where a batch does not fit the devices or there are too few texts; DataError,
     ModelError where a file or folder cannot be used.
     """
-    mesh = _mesh(spec)
+    mesh = sharding.mesh(spec.mesh)
     corpus = _checked(spec, mesh)
     points = {name_of(point, spec.sweep, reads): point for point in elements(spec, reads)}
     firsts = {first_of(point, spec.sweep, reads): point for point in points.values()}
@@ -159,14 +159,6 @@ def _sha256(params: Params, tokenizer) -> str:
     return hashlib.sha256((loop.digest(params) + symbols).encode()).hexdigest()
 
 
-def _mesh(spec: Spec) -> Mesh:
-    try:
-        return sharding.mesh(spec.fsdp, spec.tensor)
-    except ValueError as error:
-        name = "tensor" if spec.tensor > 1 else "fsdp"
-        raise SpecError(name, getattr(spec, name), str(error)) from None
-
-
 def _checked(spec: Spec, mesh: Mesh) -> Corpus:
     """The texts, if the spec fits them and the devices."""
     points = elements(spec, reads)
@@ -221,11 +213,8 @@ def _base_of(point: Spec, bases: Mapping) -> Base:
 def _as_base(lm: hf.LM, point: Spec, folder: str) -> Base:
     """A model as a point of a sweep uses it."""
     architecture = lm.language.architecture
-    for name, split in (("tensor", ("heads", "kv_heads", "feed_forward")), ("fsdp", ("width",))):
-        sizes = {field: getattr(architecture, field) for field in split}
-        if any(size % getattr(point, name) for size in sizes.values()):
-            known = ", ".join(f"{field} = {size}" for field, size in sizes.items())
-            raise SpecError(name, getattr(point, name), f"must divide the model's {known}")
+    for axis, split in (("tensor", ("heads", "kv_heads", "feed_forward")), ("fsdp", ("width",))):
+        sharding.check_fit(lm.mesh, axis, {name: getattr(architecture, name) for name in split})
     if lm.tokenizer is None:
         raise ModelError(f"{folder}: has no tokenizer")
     if architecture.context < point.block:

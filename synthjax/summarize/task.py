@@ -217,19 +217,18 @@ class SummarizeTask:
         elif t == 0 or self.spec.start == "base":
             params = self.base.params
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-        state = self._trainer(t).begin(sharding.put(params, self._places(params)))
-        return sharding.put(state, self._places(state))
+        return sharding.begun(self._trainer(t).begin, params, self._places)
 
     def batches(self, t: int, data_set: TrainingSet, first: int) -> Iterator[Batch]:
-        """Training batches from number `first` on."""
+        """This process's rows of training batches from number `first` on."""
         spec = self.spec
         return data.batches(
             data_set,
             jax.random.fold_in(self._key(Stream.LEARN, t), 1),
             spec.batch,
             spec.block,
-            first,
-            self.steps(t),
+            range(first, self.steps(t)),
+            sharding.rows_here(self.mesh, spec.batch),
             pack=spec.pack,
             article_loss=spec.article_loss,
         )
@@ -238,9 +237,8 @@ class SummarizeTask:
         self, t: int, state: State, batches: Iterator[Batch]
     ) -> Iterator[tuple[State, train.Metrics | None]]:
         """Train; the metrics come a step late."""
-        rows = sharding.by_rows(self.mesh)
         fixed = self.base.params if self.spec.lora else None
-        there = (sharding.put(batch, rows) for batch in batches)
+        there = (sharding.put_rows(self.mesh, batch, self.spec.batch) for batch in batches)
         return train.steps(self._trainer(t), state, there, fixed)
 
     def abstract(self, t: int) -> State:
@@ -265,7 +263,8 @@ class SummarizeTask:
         return state.params
 
     def _trainer(self, t: int) -> train.Trainer:
-        return model.trainer(self.language, self.spec.lora, self.spec.schedule(t))
+        found = model.trainer(self.language, self.spec.lora, self.spec.schedule(t))
+        return found._replace(step=sharding.on(self.mesh, found.step))
 
     # Measure
 

@@ -91,7 +91,9 @@ class Sums:
         return {"w": jnp.asarray(0.1 * t if params is None else params["w"] / 2)}
 
     def batches(self, t, data, first):
-        return training_set.batches(data, key(0, Stream.LEARN, 0, t), 3, first, STEPS)
+        return training_set.batches(
+            data, key(0, Stream.LEARN, 0, t), 3, range(first, STEPS), np.arange(3)
+        )
 
     def learn(self, t, state, batches):
         before = None

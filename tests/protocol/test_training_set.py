@@ -80,7 +80,9 @@ def test_nothing_kept():
 def test_every_epoch_holds_every_row_once(size):
     data, epochs = TrainingSet((A, B)), 7
     count = -(-13 * epochs // size)
-    found = [batch["x"] for batch in training_set.batches(data, KEY, size, 0, count)]
+    found = [
+        batch["x"] for batch in training_set.batches(data, KEY, size, range(count), np.arange(size))
+    ]
     assert {len(batch) for batch in found} == {size}
     seen = np.concatenate(found)[: 13 * epochs].reshape(epochs, 13)
     for epoch in seen:
@@ -90,12 +92,16 @@ def test_every_epoch_holds_every_row_once(size):
 
 def test_from_any_batch_on():
     data = TrainingSet((A, B))
-    whole = [batch["x"].tolist() for batch in training_set.batches(data, KEY, 4, 0, 12)]
+    whole = [
+        batch["x"].tolist() for batch in training_set.batches(data, KEY, 4, range(12), np.arange(4))
+    ]
     for first in range(12):
-        part = training_set.batches(data, KEY, 4, first, 12)
+        part = training_set.batches(data, KEY, 4, range(first, 12), np.arange(4))
         assert [batch["x"].tolist() for batch in part] == whole[first:]
-    other = training_set.batches(data, key(1, Stream.LEARN, 0, 1), 4, 0, 12)
+    other = training_set.batches(data, key(1, Stream.LEARN, 0, 1), 4, range(12), np.arange(4))
     assert [batch["x"].tolist() for batch in other] != whole
+    some = training_set.batches(data, KEY, 4, range(12), np.array([1, 3]))  # of another process
+    assert [batch["x"].tolist() for batch in some] == [[b, d] for _, b, _, d in whole]
 
 
 def test_a_row_that_cannot_be_made_is_an_error():
@@ -104,7 +110,7 @@ def test_a_row_that_cannot_be_made_is_an_error():
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        list(training_set.batches(TrainingSet((Broken(1),)), KEY, 1, 0, 2))
-    begun = training_set.batches(TrainingSet((A,)), KEY, 2, 0, 10)
+        list(training_set.batches(TrainingSet((Broken(1),)), KEY, 1, range(2), np.arange(1)))
+    begun = training_set.batches(TrainingSet((A,)), KEY, 2, range(10), np.arange(2))
     assert len(list(itertools.islice(begun, 2))) == 2
     begun.close()  # its thread ends with it

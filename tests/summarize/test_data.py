@@ -25,8 +25,9 @@ def source(form):
     return data.examples(form.prompts(TEXTS, [len(one) for one in targets]), targets, BLOCK)
 
 
-def every(source, first=0, count=12, size=4, **how):
-    return list(data.batches(source, KEY, size, BLOCK, first, count, **how))
+def every(source, first=0, count=12, size=4, here=None, **how):
+    here = np.arange(size) if here is None else here
+    return list(data.batches(source, KEY, size, BLOCK, range(first, count), here, **how))
 
 
 def same(one, other):
@@ -98,7 +99,7 @@ def test_the_articles_loss_has_its_weight(source):
 
 def test_hosts_share_a_batch(source):
     whole = every(source, pack=True)
-    parts = [every(source, 2, pack=True, shard=(host, 2)) for host in (0, 1)]
+    parts = [every(source, 2, pack=True, here=np.arange(2) + at) for at in (0, 2)]
     for i, batch in enumerate(whole[2:]):
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), parts[0][i], parts[1][i])
         assert same(joined, batch)

@@ -15,6 +15,7 @@ from synthjax.io import results
 from synthjax.io.tensors import ModelError
 from synthjax.io.workdir import WorkdirError
 from synthjax.nn import sharding
+from synthjax.nn.sharding import LEFT
 from synthjax.plot import summarize as plot
 from synthjax.protocol.spec import SpecError, fields_of
 from synthjax.summarize import hf, sweep
@@ -39,7 +40,7 @@ def whole(file, tmp_path_factory):
 
 def task_of(file, **changes):
     spec = tiny(file, **changes)
-    corpus, mesh = sweep.read_corpus(file), sweep._mesh(spec)
+    corpus, mesh = sweep.read_corpus(file), sharding.mesh(spec.mesh)
     bases, others = sweep._bases(spec, mesh, corpus)
     base = sweep._base_of(spec, bases)
     return SummarizeTask(spec, mesh, corpus, base, others), base
@@ -104,7 +105,7 @@ def test_parameters_split_over_devices(file, split):
     how = dict(generator="greedy", k=1, verifier="self", kv_heads=2)
     seen = {}
     for count in (1, 2):
-        task = task_of(file, **how, **{split: count})[0]
+        task = task_of(file, **how, mesh={**LEFT, split: count})[0]
         begun = task.begin(0, None)
         for part in (begun.params, begun.optimizer):
             leaves = [leaf for leaf in jax.tree.leaves(part) if leaf.ndim == 2]
@@ -181,10 +182,10 @@ def test_refusals(file, tmp_path):
         summarize.estimate(tiny("nowhere"))
     with pytest.raises(SpecError, match=r"config.kv_heads = 2: must divide heads"):
         tiny(file, heads=1, kv_heads=2)
-    with pytest.raises(SpecError, match=r"config.fsdp = 64: \d+ devices are no multiple of"):
-        summarize.estimate(tiny(file, fsdp=64))
-    with pytest.raises(SpecError, match=r"config.tensor = 2: must divide .*kv_heads = 1"):
-        summarize.run(tiny(file, tensor=2))
+    with pytest.raises(SpecError, match=r"config.mesh.fsdp = 64: .* the \d+ devices; choices: 1"):
+        summarize.estimate(tiny(file, mesh={**LEFT, "fsdp": 64}))
+    with pytest.raises(SpecError, match=r"config.mesh.tensor = 2: .* kv_heads = 1.*; choices: 1$"):
+        summarize.run(tiny(file, mesh={**LEFT, "tensor": 2}))
     with pytest.raises(SpecError, match="nothing reads it"):
         tiny(file, threshold=0.5)
     with pytest.raises(SpecError, match="must be a Hugging Face directory"):
