@@ -291,7 +291,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... w"]:
         """Embedded."""
-        return constrain(self.weight[...].astype(self.dtype)[tokens], "rows", "", "")
+        table = constrain(self.weight[...].astype(self.dtype), "vocabulary", "")
+        return constrain(table[tokens], "rows", "", "")
 
 
 class Linear(nnx.Module):

@@ -201,7 +201,11 @@ class Embedding(nnx.Module):
     def __call__(self, tokens: Int[Array, "b t"], at: Int[Array, ""] | None = None):
         """Embedded; the second axis is time, or, where the time is `at`, guesses."""
         at = jnp.arange(tokens.shape[1]) if at is None else at
-        x = constrain(self.symbols(tokens) + self.positions(at), "rows", "", "")
+        symbols = constrain(
+            self.symbols.embedding[...].astype(self.symbols.dtype), "vocabulary", ""
+        )
+        positions = constrain(self.positions.embedding[...].astype(self.positions.dtype), "", "")
+        x = constrain(symbols[tokens] + positions[at], "rows", "", "")
         return x if self.norm is None else self.norm(x)
 
 
@@ -275,9 +279,10 @@ class Layer(nnx.Module):
         Its columns are taken by heads before they are applied, so that heads can be split.
         """
         h, dtype = self.a.heads, linear.dtype
-        kernel = linear.kernel[...].astype(dtype).reshape(x.shape[-1], parts, h, -1)
+        whole = constrain(linear.kernel[...].astype(dtype), "", "")
+        kernel = constrain(whole.reshape(len(whole), parts, h, -1), "", "", "heads", "")
         bias = linear.bias[...].astype(dtype).reshape(parts, h, 1, -1)
-        y = jnp.einsum("...tw,wphd->p...htd", x, constrain(kernel, "", "", "heads", ""))
+        y = jnp.einsum("...tw,wphd->p...htd", x, kernel)
         inner = [""] * (x.ndim - 2)
         return tuple(
             constrain(one + b, "rows", *inner, "heads", "", "")

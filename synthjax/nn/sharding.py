@@ -39,30 +39,37 @@ Axes = Callable[[str, str], tuple[str, ...]]
 
 
 def mesh(sizes: Mapping[str, int] = LEFT, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of these sizes, −1 being what the others leave, over all devices of all processes.
+    """A mesh of these sizes, by default over all devices of all processes.
 
-    Raises SpecError, naming `config.mesh`, where that many devices are not there.
+    Raises SpecError, naming `config.mesh`, where it does not fit them.
     """
     devices = jax.devices() if devices is None else devices
-    count, left = len(devices), [axis for axis in AXES if sizes[axis] == -1]
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape_of(sizes, len(devices)), AXES, axis_types=kinds, devices=devices)
+
+
+def shape_of(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
+    """The sizes of all axes on so many devices, −1 being what the others leave.
+
+    Raises SpecError, naming `config.mesh`, where they do not fit.
+    """
+    left = [axis for axis in AXES if sizes[axis] == -1]
+    given = [axis for axis in AXES if axis not in left]
     if len(left) > 1:
         raise SpecError(f"mesh.{left[-1]}", -1, f"mesh.{left[0]} is -1 too: give one a number")
-    fixed = math.prod(sizes[axis] for axis in AXES if axis not in left)
+    fixed = math.prod(sizes[axis] for axis in given)
     if count % fixed if left else count != fixed:
-        axis = max((axis for axis in AXES if axis not in left), key=lambda axis: sizes[axis])
+        axis = max(given, key=lambda axis: sizes[axis])
         others = fixed // sizes[axis]
         fits = [
             n
             for n in _divisors(count)
-            if (count % (n * others) if left else n * others - count) == 0
+            if (count % (n * others) == 0 if left else n * others == count)
         ]
-        rule = f"with the other axes of the mesh it must come to the {count} devices"
-        if not fits:
-            rule += "; no number here would"
+        rule = f"the mesh must share out the {count} devices evenly"
+        rule += "" if fits else f"; no number of devices does so with {others} along the others"
         raise SpecError(f"mesh.{axis}", sizes[axis], rule, map(str, fits))
-    shape = [count // fixed if axis in left else sizes[axis] for axis in AXES]
-    kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    return tuple(count // fixed if axis in left else sizes[axis] for axis in AXES)
 
 
 def check_fit(mesh: Mesh, axis: str, sizes: Mapping[str, int]) -> None:

@@ -182,7 +182,9 @@ def test_refusals(file, tmp_path):
         summarize.estimate(tiny("nowhere"))
     with pytest.raises(SpecError, match=r"config.kv_heads = 2: must divide heads"):
         tiny(file, heads=1, kv_heads=2)
-    with pytest.raises(SpecError, match=r"config.mesh.fsdp = 64: .* the \d+ devices; choices: 1"):
+    with pytest.raises(
+        SpecError, match=r"config.mesh.fsdp = 64: .* the \d+ devices evenly; choices: 1"
+    ):
         summarize.estimate(tiny(file, mesh={**LEFT, "fsdp": 64}))
     with pytest.raises(SpecError, match=r"config.mesh.tensor = 2: .* kv_heads = 1.*; choices: 1$"):
         summarize.run(tiny(file, mesh={**LEFT, "tensor": 2}))

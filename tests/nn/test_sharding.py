@@ -1,0 +1,95 @@
+"""One mesh of three axes: what is computed on it is what one device computes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthjax.nn import sharding
+from synthjax.nn.sharding import LEFT
+from synthjax.protocol.spec import SpecError
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What a process with eight devices says."""
+    folder = tmp_path_factory.mktemp("eight")
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
+    }
+    script = str(TESTS / "nn" / "on_eight_devices.py")
+    subprocess.run([sys.executable, script, str(folder)], env=env, check=True)
+    return np.load(folder / "found.npz")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["eigen", "summarize"])
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "tensor", "mixed"])
+def test_eight_devices_compute_what_one_does(found, task, mesh):
+    """The first loss and gradient to rounding, 20 losses to 1e-5 (Adam amplifies it), guesses."""
+    one, other = ({n: found[f"{task}/{m}/{n}"] for n in NAMES} for m in ("one", mesh))
+    np.testing.assert_allclose(other["value"], one["value"], rtol=1e-6)
+    size = np.abs(one["gradient"]).max()
+    np.testing.assert_allclose(other["gradient"], one["gradient"], rtol=0, atol=2e-6 * size)
+    assert len(one["losses"]) == 20 and one["losses"][-1] < 0.95 * one["losses"][0]
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_array_equal(other["tokens"], one["tokens"])
+
+
+@pytest.mark.slow
+def test_parameters_and_optimizer_are_split(found):
+    """How much of both the first device holds: what no axis divides is small."""
+    share = {name: float(found[f"summarize/{name}/share"]) for name in (*SHARES, "one", "data")}
+    assert share.pop("one") == share.pop("data") == 1
+    for name, least in SHARES.items():
+        assert least <= share[name] < 1.1 * least + TABLES[name], name
+
+
+def test_what_is_left_goes_to_one_axis():
+    for sizes, shape in (
+        ({}, (8, 1, 1)),
+        ({"tensor": 2}, (4, 1, 2)),
+        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2)),
+        ({"data": 1, "tensor": -1}, (1, 1, 8)),
+        ({"data": 4, "fsdp": 2}, (4, 2, 1)),
+    ):
+        assert sharding.shape_of({**LEFT, **sizes}, 8) == shape
+
+
+@pytest.mark.parametrize(
+    "sizes, path, choices",
+    [
+        ({"fsdp": 3}, "fsdp", "1, 2, 4, 8"),
+        ({"fsdp": 3, "tensor": 4}, "tensor", "no number of devices"),
+        ({"fsdp": 3, "tensor": 2}, "fsdp", "1, 2, 4"),
+        ({"data": 3}, "data", "8"),
+        ({"data": 2, "tensor": 2}, "data", "4"),
+        ({"data": 16, "tensor": -1}, "data", "1, 2, 4, 8"),
+        ({"fsdp": -1}, "fsdp", "give one a number"),
+    ],
+)
+def test_a_mesh_that_does_not_fit(sizes, path, choices):
+    with pytest.raises(SpecError, match=rf"config\.mesh\.{path} = .*{choices}"):
+        sharding.shape_of({**LEFT, **sizes}, 8)
+
+
+def test_without_a_mesh_activations_stay_as_they_are():
+    x = np.zeros((4, 2))
+    assert sharding.constrain(x, "rows", "hidden") is x
+
+
+def test_rows_here_are_all_where_there_is_one_process():
+    mesh = sharding.mesh()
+    np.testing.assert_array_equal(sharding.rows_here(mesh, 8), np.arange(8))
+
+
+NAMES = ("value", "gradient", "losses", "tokens")
+SHARES = {"fsdp": 1 / 8, "tensor": 1 / 8, "mixed": 1 / 4}
+# The symbols' table, which eight devices along `tensor` do not divide: 300 rows of 32, of 17 k.
+TABLES = {"fsdp": 0, "tensor": 0.55, "mixed": 0}
