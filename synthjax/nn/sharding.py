@@ -49,11 +49,13 @@ def mesh(sizes: Mapping[str, int] = LEFT, devices: Sequence[jax.Device] | None =
 
 
 def shape_of(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
-    """The sizes of all axes on so many devices, −1 being what the others leave.
+    """The sizes of all axes on so many devices, −1 being what the others leave: of two, `data` 1.
 
     Raises SpecError, naming `config.mesh`, where they do not fit.
     """
     left = [axis for axis in AXES if sizes[axis] == -1]
+    if left[0:1] == ["data"] and len(left) > 1:
+        sizes, left = {**sizes, "data": 1}, left[1:]
     given = [axis for axis in AXES if axis not in left]
     if len(left) > 1:
         raise SpecError(f"mesh.{left[-1]}", -1, f"mesh.{left[0]} is -1 too: give one a number")

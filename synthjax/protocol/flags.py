@@ -127,7 +127,9 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
         *parents, name = path.split(".")
         if parents[-1:] == ["sweep"]:
             return SpecError(path, value, "must be a tuple of values, such as '(0.1,0.5)'")
-        name = parents[-1] if _names(fields, parents) else name
+        if _names(fields, path):
+            return _set_by_name(path, value, fields)
+        name = parents[-1] if _names(fields, ".".join(parents)) else name
         return SpecError(path, value, rule_of(fields[name])) if name != "sweep" else error
     parts = _parts(argv)
     for argument in argv:
@@ -137,12 +139,12 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
             if parts and path.split(".")[0] not in parts:
                 rule = "this config holds several specs: begin with the name of one"
                 return SpecError(path, value, rule, parts)
-            if names := _names(fields, parents):
+            if _names(fields, path):
+                return _set_by_name(path, value, fields)
+            if names := _names(fields, ".".join(parents)):
                 if name not in names:
                     return SpecError(path, value, "is no field", names)
                 continue
-            if _names(fields, [name]):
-                return SpecError(path, value, f"is set by {', '.join(_names(fields, [name]))}")
             swept = parents[-1:] == ["sweep"]
             if name not in (axes if swept else fields):
                 rule = "cannot be swept" if swept and name in fields else "is no field"
@@ -151,13 +153,15 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
     return str(error).strip().rsplit("\n", 1)[-1].removeprefix("ValueError: ")
 
 
-def _names(fields: Mapping[str, Any], parents: list[str]) -> tuple[str, ...]:
-    """What is set under the last of these, where it is a field of several counts."""
-    return (
-        fields[parents[-1]].metadata.get("names", ())
-        if parents[-1:] and parents[-1] in fields
-        else ()
-    )
+def _names(fields: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    """The names under a path, where that is a field of several counts and no axis."""
+    *parents, name = path.split(".")
+    return fields[name].metadata.get("names", ()) if name in fields and parents != ["sweep"] else ()
+
+
+def _set_by_name(path: str, value: str, fields: Mapping[str, Any]) -> SpecError:
+    names = (f"config.{path}.{name}" for name in _names(fields, path))
+    return SpecError(path, value, "is set by its names", names)
 
 
 def _parts(argv: list[str]) -> list[str]:

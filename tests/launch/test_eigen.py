@@ -137,6 +137,10 @@ def test_a_flipped_bit_in_a_checkpoint(whole, tmp_path, where):
         (["--config.temperature=-1"], "config.temperature = -1.0: must be a finite number > 0"),
         (["--config.psi=0.3"], "config.psi = 0.3: nothing reads it with"),
         (["--config.n=many"], "config.n = 'many': must be an integer >= 1"),
+        (["--config.mesh.fsdp=3"], "config.mesh.fsdp = 3: the mesh must share out the"),
+        (["--config.mesh.tensor=few"], "config.mesh.tensor = 'few': must be an integer >= 1"),
+        (["--config.mesh.tesnor=2"], "is no field; choices: data, fsdp, tensor"),
+        (["--config.mesh=2"], "config.mesh = '2': is set by its names"),
         (
             ["--config.sweep.verifier=('model',)", "--config.verifier_model=nowhere"],
             "nowhere/model.safetensors: cannot be read (No such file or directory)",

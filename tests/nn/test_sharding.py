@@ -58,6 +58,7 @@ def test_what_is_left_goes_to_one_axis():
         ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2)),
         ({"data": 1, "tensor": -1}, (1, 1, 8)),
         ({"data": 4, "fsdp": 2}, (4, 2, 1)),
+        ({"fsdp": -1, "tensor": 2}, (1, 4, 2)),
     ):
         assert sharding.shape_of({**LEFT, **sizes}, 8) == shape
 
@@ -71,7 +72,7 @@ def test_what_is_left_goes_to_one_axis():
         ({"data": 3}, "data", "8"),
         ({"data": 2, "tensor": 2}, "data", "4"),
         ({"data": 16, "tensor": -1}, "data", "1, 2, 4, 8"),
-        ({"fsdp": -1}, "fsdp", "give one a number"),
+        ({"fsdp": -1, "tensor": -1}, "tensor", "give one a number"),
     ],
 )
 def test_a_mesh_that_does_not_fit(sizes, path, choices):
