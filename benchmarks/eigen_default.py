@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
             warmup = min(spec.warmup, steps // 10)
             spec = dataclasses.replace(spec, steps=steps, warmup=warmup)
             task, state, seconds = train(spec)
-            record = task.measure(0, task.params(state))
+            record = task.measure(0, task.params(state), lambda: None)
             results.add(
                 model=name,
                 size=size,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -28,6 +29,18 @@ def gathered(leaf: jax.Array | np.ndarray) -> np.ndarray:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def shared(compute: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
+    """Rows number 0 to count − 1, of which each process computes a part and all get all.
+
+    `compute` is given the numbers of a part and returns an array with as many rows.
+    """
+    size = -(-count // jax.process_count())
+    part = compute(np.minimum(np.arange(size) + jax.process_index() * size, count - 1))
+    if jax.process_count() == 1:
+        return part
+    return multihost_utils.process_allgather(part, tiled=True)[:count]
 
 
 def _one_cpu_device_per_core() -> None:

@@ -11,6 +11,7 @@ import re
 import resource
 import runpy
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import jax
 import pytest
+
+from synthjax.io.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[1]
 BASE = "--config=configs/mixture.py:base"
@@ -43,11 +46,16 @@ def tell(event: str, seconds: float, **about) -> None:
     print(f"{event.rsplit('/', 1)[-1]}: {about.get('fun_name')}", file=sys.stderr, flush=True)
 
 
-def become(module: str, argv: list[str], said: Path, told: bool, limit: int) -> None:
+def become(module: str, argv: list[str], said: Path, told: bool, limit: int, patience: int) -> None:
     """Be `python -m module` in this process, its output in files of the folder `said`.
 
     `told`: say of each tracing and compilation that it is done. `limit`: no file may grow larger.
+    `patience`: seconds for which a watchdog of several processes waits. After a SIGUSR1 the process
+    is alive, but does nothing more.
     """
+    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
+    if patience:
+        Watchdog.TOGETHER = patience
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(said / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
     if told:
@@ -70,12 +78,15 @@ class Run:
         told: bool = False,
         limit: int = 0,
         module: str = "launch.mixture",
+        patience: int = 0,
     ):
         said.mkdir(parents=True, exist_ok=True)
         for name in ("stdout", "stderr"):
             (said / name).unlink(missing_ok=True)
         self._said = said
-        self.process = FORKS.Process(target=become, args=(module, argv, said, told, limit))
+        self.process = FORKS.Process(
+            target=become, args=(module, argv, said, told, limit, patience)
+        )
         self.process.start()
 
     def read(self, name: str) -> str:

@@ -1,7 +1,7 @@
 """The eigenvalue task: what each step of a generation does (`protocol.loop.Task`)."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -236,11 +236,11 @@ class EigenTask:
 
     # Measure
 
-    def measure(self, t: int, params: Params) -> Record:
+    def measure(self, t: int, params: Params, tick: Callable[[], None]) -> Record:
         """Accuracies by tolerance and decoding, with intervals, by spectrum; the test loss."""
         spec = self.spec
-        examples, greedy = self._decoded(params, spec.matrices, 1)
-        _, beams = self._decoded(params, spec.matrices, spec.k_test)
+        examples, greedy = self._decoded(params, spec.matrices, 1, tick)
+        _, beams = self._decoded(params, spec.matrices, spec.k_test, tick)
         best, several = self._errors(examples, greedy), self._errors(examples, beams)
         found = [right(best.l1[:, 0], several.l1, beams.log_prob, tau) for tau in TOLERANCES]
         counts = np.array([[one[name].sum() for name in DECODINGS] for one in found])
@@ -253,14 +253,14 @@ class EigenTask:
             "accuracy_high": 1 - wrong["p_hat_low"],
             "accuracy_largest": (best.largest[:, 0] < tau[:, None]).mean(1),
             "accuracy_each": (best.each[:, 0][inside] < tau[:, None]).mean(1),
-            "loss": self._loss(params, examples),
+            "loss": self._loss(params, examples, tick),
         }
         by_spectrum = []
         for spectrum in SPECTRA:
             error = best
             if spectrum != spec.spectrum:
                 matrices = dataclasses.replace(spec.matrices, spectrum=spectrum)
-                error = self._errors(*self._decoded(params, matrices, 1))
+                error = self._errors(*self._decoded(params, matrices, 1, tick))
             by_spectrum.append((error.l1[:, 0] < tau[:, None]).mean(1))
         return record | {"accuracy_spectrum": np.array(by_spectrum)}
 
@@ -286,13 +286,16 @@ class EigenTask:
             "measuring": "lower config.decode_batch or config.k_test",
         }[phase]
 
-    def _decoded(self, params: Params, matrices: Matrices, k: int) -> tuple[Examples, Guesses]:
+    def _decoded(
+        self, params: Params, matrices: Matrices, k: int, tick: Callable[[], None]
+    ) -> tuple[Examples, Guesses]:
         """The test matrices of a law and k answers for each."""
         spec = self.spec
         examples = matrices.draw(self._key(Stream.TEST, 0), np.arange(spec.n_test))
         source = source_ids(examples, self.encoding)
         parts = [
-            model.beam(self.language, params, self.mesh, source[rows], k) for rows in self._rows()
+            model.beam(self.language, params, self.mesh, source[rows], k)
+            for rows in self._rows(tick)
         ]
         joined = [np.concatenate(leaves)[: spec.n_test] for leaves in zip(*parts, strict=True)]
         return examples, Guesses(*joined)
@@ -303,21 +306,24 @@ class EigenTask:
         )
         return errors(values, formed, examples.values[:, None])
 
-    def _loss(self, params: Params, examples: Examples) -> Float[Host, ""]:
+    def _loss(
+        self, params: Params, examples: Examples, tick: Callable[[], None]
+    ) -> Float[Host, ""]:
         """Nats for a token of the truth."""
         source = source_ids(examples, self.encoding)
         target = target_ids(examples.values, examples.sizes, self.encoding)
         parts = [
             model.log_prob(self.language, params, self.mesh, source[rows], target[rows])
-            for rows in self._rows()
+            for rows in self._rows(tick)
         ]
         total = np.concatenate(parts)[: self.spec.n_test].sum(dtype=np.float64)
         return np.asarray(-total / (target[:, 1:] != PAD).sum())
 
-    def _rows(self) -> Iterator[Int[Host, " b"]]:
+    def _rows(self, tick: Callable[[], None]) -> Iterator[Int[Host, " b"]]:
         """The numbers of the test matrices in batches of one shape, the last one repeated."""
         n, size = self.spec.n_test, min(self.spec.decode_batch, self.spec.n_test)
         for first in range(0, n, size):
+            tick()
             yield np.minimum(first + np.arange(size), n - 1)
 
     def _trainer(self, t: int) -> train.Trainer:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -230,9 +231,11 @@ class Checkpoints:
             raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
-        with suppress(OSError):  # what was written is of no use, and the disk may be full
-            if first():
+        for pause in (0.0, 0.1, 1.0) if first() else ():  # what was written is of no use
+            time.sleep(pause)
+            with suppress(OSError):  # a thread of Orbax's may still write there
                 self._remove(step)
+                break
         return CheckpointError(
             f"{self._path(step)}: could not be saved: {_reason(error)}; earlier steps are intact: "
             "set this right and run again"

@@ -1,8 +1,13 @@
 """Ending a process that hangs, with the stacks of all its threads, instead of letting it wait."""
 
 import faulthandler
+import os
 import sys
+import threading
 import time
+from typing import Any
+
+import jax
 
 
 class Watchdog:
@@ -14,31 +19,67 @@ class Watchdog:
                 watchdog.beat()
 
     The first beat starts the watch, so that what is compiled before it may take its time. What is
-    overdue: `TIMES` the longest beat so far, and `LEAST` seconds at least. The watching is Python's
-    own `faulthandler`, which needs no lock that a stuck thread may hold.
+    overdue: `TIMES` the longest beat so far, and `LEAST` seconds at least; `TOGETHER` at least
+    where several processes run together, for one that is stuck has all of them wait. A beat that
+    comes with an allowance of its own says nothing of the others.
+
+    A thread says so. Where it cannot, for a stuck thread does not let go of the interpreter, it is
+    Python's own `faulthandler`, which needs no lock.
     """
 
     TIMES = 20.0
-    LEAST = 300.0
-    EVERY = 1.0  # seconds between two windings, each of which starts a thread
+    LEAST, TOGETHER = 300.0, 40.0
+    SLOWEST = 20e6  # bytes a second that are written
+    EVERY = 1.0  # seconds between two looks, and between two windings of faulthandler
 
     def __init__(self):
+        self._least = self.TOGETHER if jax.process_count() > 1 else self.LEAST
         self._last = self._wound = None
-        self._longest = 0.0
+        self._longest = self._allowed = 0.0
+        self._over = threading.Event()
 
-    def beat(self) -> None:
-        """Something was done."""
+    def beat(self, allowed: float = 0.0) -> None:
+        """Something was done; what comes may take so many seconds at least."""
         now = time.monotonic()
-        if self._last is not None:
+        if self._last is not None and not self._allowed:
             self._longest = max(self._longest, now - self._last)
-        self._last = now
-        if self._wound is None or now - self._wound > self.EVERY:
+        self._last, self._allowed = now, allowed
+        if allowed or self._wound is None or now - self._wound > self.EVERY:
             self._wound = now
-            overdue = max(self.LEAST, self.TIMES * self._longest) + self.EVERY
-            faulthandler.dump_traceback_later(overdue, exit=True, file=sys.__stderr__)
+            later = self._overdue() + 5 * self.EVERY
+            faulthandler.dump_traceback_later(later, exit=True, file=sys.__stderr__)
+
+    def saving(self, tree: Any) -> None:
+        """Something was done; what comes is to write these arrays."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if hasattr(leaf, "nbytes"))
+        self.beat(self._least + size / self.SLOWEST)
+
+    def pause(self) -> None:
+        """Watch no more until the next beat: what comes may take its time."""
+        faulthandler.cancel_dump_traceback_later()
+        self._last = self._wound = None
+
+    def _overdue(self) -> float:
+        return max(self._least, self._allowed, self.TIMES * self._longest)
+
+    def _watch(self) -> None:
+        while not self._over.wait(self.EVERY):
+            last = self._last
+            if last is not None and (waited := time.monotonic() - last) > self._overdue():
+                print(
+                    f"error: nothing was done for {waited:.2g} s, where {self._longest:.2g} s was "
+                    "the longest before: this process, or another one of its run, is stuck. Run "
+                    "the same command again to go on. What its threads do:",
+                    file=sys.__stderr__,
+                    flush=True,
+                )
+                faulthandler.dump_traceback(sys.__stderr__)
+                os._exit(1)
 
     def __enter__(self):
+        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         return self
 
     def __exit__(self, *_):
-        faulthandler.cancel_dump_traceback_later()
+        self._over.set()
+        self.pause()

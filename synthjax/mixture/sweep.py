@@ -19,6 +19,7 @@ from synthjax.io.log import Metrics, Progress
 from synthjax.io.processes import agreed
 from synthjax.io.results import write
 from synthjax.io.stop import GracefulStop, Stopped
+from synthjax.io.watchdog import Watchdog
 from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.mixture import dataset, plan
 from synthjax.mixture.covariance import dense, rotation
@@ -191,20 +192,25 @@ class _Sweep:
         def finish(step, started):
             nonlocal began
             chunk = self.chunks[step]
+            jax.block_until_ready(started)  # this process's part
+            watchdog.beat(time.perf_counter() - began)  # the others' take no longer
             record = _fetch(chunk, self.tiles[chunk.group], started)
+            watchdog.saving(record)
             self.put(step, record)
             now = time.perf_counter()
             yield step, record, now - began
             began = now
             progress.advance(_pairs([chunk]))
 
-        with Progress("trajectories", total, total - _pairs(self.todo.values())) as progress:
+        done = total - _pairs(self.todo.values())
+        with Progress("trajectories", total, done) as progress, Watchdog() as watchdog:
             for step in [*self.todo, None]:
                 running = None
                 if step is not None and not halt():
                     if ahead is not None and self._static(step).first > 1:
                         yield from finish(*ahead)  # this one may go on from it
                         ahead = None
+                    watchdog.pause()
                     running = step, self._start(step)
                 if ahead is not None:
                     yield from finish(*ahead)

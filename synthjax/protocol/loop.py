@@ -16,11 +16,12 @@ Where several processes share a run, each goes through this loop, and all take t
 """
 
 import contextlib
+import functools
 import hashlib
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -90,8 +91,8 @@ class Task(Protocol):
     def params(self, state: State) -> Params:
         """The model that guesses and is measured."""
 
-    def measure(self, t: int, params: Params) -> Record:
-        """How good model t is."""
+    def measure(self, t: int, params: Params, tick: Callable[[], None]) -> Record:
+        """How good model t is; `tick` is called every now and then."""
 
     def words(self, record: Record) -> str:
         """A record in a line."""
@@ -201,8 +202,9 @@ class _Element:
             record["status"] = np.asarray(0 if len(data) else NOTHING_KEPT)
             params = task.params(saved["state"])
         self._halt(f"{self.name}: generation {t} is trained")
-        with self._phase("measuring", t):
-            saved["record"] = record | task.measure(t, params)
+        with self._phase("measuring", t), Watchdog() as watchdog:
+            tick = functools.partial(watchdog.beat, Watchdog.LEAST)
+            saved["record"] = record | task.measure(t, params, tick)
         record = saved["record"]
         line = {name: value.tolist() for name, value in record.items() if value.size <= LONGEST}
         self.metrics.write(element=self.name, generation=t, **line)  # rather twice than never
@@ -246,6 +248,7 @@ class _Element:
                         first, began = part + 1 - len(fresh), time.monotonic()
                         found[first], fresh = _joined(fresh), []
                         extra = {"first": np.asarray(first), "generator": tag}
+                        watchdog.saving(found[first])
                         checkpoints.save(part + 1, {**found[first], **extra})
                     if stop and part + 1 < count:
                         text = f"{progress.done} of {count} batches of guesses are made"
@@ -277,6 +280,7 @@ class _Element:
                     if step % self.settings.save_steps == 0 or step == total or stop:
                         while len(held) > 1:  # the one before stays until this one is sealed
                             checkpoints.delete(held.pop(0))
+                        said.watchdog.saving(state)
                         checkpoints.save(step, {"state": state, "generator": tag})
                         held.append(step)
                     if stop and step < total:
@@ -361,13 +365,13 @@ class _Learning:
             self._board = SummaryWriter(
                 str(element.folder / "tb" / name), purge_step=self._before + done
             )
-        self._watchdog = Watchdog()
+        self.watchdog = Watchdog()
         self._losses: list[float] = []
 
     def take(self, step: int, metrics: Any, last: bool) -> None:
         """The metrics of a step; every so often a line, with the mean loss since the last one."""
         self._losses.append(float(metrics.loss))
-        self._watchdog.beat()
+        self.watchdog.beat()
         if step % self._every == 0 or last:
             line = {name: float(value) for name, value in metrics._asdict().items()}
             line["loss"] = float(np.mean(self._losses))
@@ -383,11 +387,11 @@ class _Learning:
             )
 
     def __enter__(self):
-        self._watchdog.__enter__()
+        self.watchdog.__enter__()
         return self
 
     def __exit__(self, *exception):
-        self._watchdog.__exit__(*exception)
+        self.watchdog.__exit__(*exception)
         if self._board:
             self._board.close()
 

@@ -1,15 +1,15 @@
 """The summarization task: what each step of a generation does (`protocol.loop.Task`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from synthjax import host
+from synthjax import host, shared
 from synthjax.nn import llama, sharding, train
 from synthjax.nn.bind import Params
 from synthjax.nn.llama import Batch
@@ -151,8 +151,8 @@ class SummarizeTask:
         other = None
         if "verifier_model" in VERIFIERS[self.spec.verifier].reads:
             other = self._other(every, texts).reshape(b, k)
-        found = rouge(texts, [pair.summary for pair in every])
-        lead = rouge(texts, [first_sentence(pair.text) for pair in every])
+        found = _rouge(texts, [pair.summary for pair in every])
+        lead = _rouge(texts, [first_sentence(pair.text) for pair in every])
         return Guessed(
             log_prob,
             (tokens != NONE).sum(-1),
@@ -268,7 +268,7 @@ class SummarizeTask:
 
     # Measure
 
-    def measure(self, t: int, params: Params) -> Record:
+    def measure(self, t: int, params: Params, tick: Callable[[], None]) -> Record:
         """ROUGE of greedy summaries of the test articles, how diverse they are; perplexity.
 
         `sample` are the first summaries' tokens, `sample_rouge` their ROUGE.
@@ -280,6 +280,7 @@ class SummarizeTask:
         targets = self.format.targets([pair.summary for pair in test])
         asked = self.format.prompts([pair.text for pair in test], [len(one) for one in targets])
         for first in range(0, len(test), size):
+            tick()
             rows = np.minimum(first + np.arange(size), len(test) - 1)  # one shape, one program
             own = min(size, len(test) - first)
             found = self._generated(params, [prompts[i] for i in rows], 1)
@@ -294,9 +295,10 @@ class SummarizeTask:
                 )
                 total -= each[: len(fit)].sum(dtype=np.float64)
                 count += sum(map(len, told))
+        tick()
         tokens = np.concatenate(tokens)
         texts = [self.format.read(row[row != NONE]) for row in tokens]
-        scores = rouge(texts, [pair.summary for pair in test])
+        scores = _rouge(texts, [pair.summary for pair in test])
         mean, low, high = interval(scores, spec.seed)
         return {
             "rouge": mean,
@@ -335,3 +337,12 @@ class SummarizeTask:
 
     def _key(self, stream: Stream, t: int) -> Any:
         return key_of(self.spec.seed, stream, 0, t)
+
+
+def _rouge(texts: Sequence[str], references: Sequence[str]) -> Float[Host, "n 3"]:
+    """ROUGE, of which each process computes a part."""
+
+    def some(rows):
+        return rouge([texts[i] for i in rows], [references[i] for i in rows])
+
+    return shared(some, len(texts))

@@ -169,7 +169,7 @@ def test_measure(sizes):
     changes = dict(size_min=sizes[0], size_max=sizes[1])
     task = task_of(**changes)
     params = task.params(task.begin(0, None))
-    found = task.measure(0, params)
+    found = task.measure(0, params, lambda: None)
     examples = task.spec.matrices.draw(key(0, Stream.TEST, 0, 0), np.arange(10))
     assert set(examples.sizes) == set(range(sizes[0], sizes[1] + 1))
     source = source_ids(examples, task.encoding)
@@ -204,7 +204,7 @@ def test_a_perfect_and_a_nearly_perfect_model_measured(monkeypatch):
 
     monkeypatch.setattr(model, "beam", told)
     monkeypatch.setattr(model, "log_prob", lambda *a: np.full(len(a[-1]), -2.0))
-    found = task.measure(0, None)
+    found = task.measure(0, None, lambda: None)
     assert found["accuracy"][:3, 0].tolist() == [1, 1, 1]
     assert found["accuracy"][:3, 1].tolist() == [1, 1, 1]  # some beam is right
     assert found["accuracy"][:3, 2].tolist() == [1, 0, 0]  # the more probable one is off by 3 %

@@ -11,14 +11,14 @@ from synthjax.io import watchdog
 STUCK = """
 import threading, time
 from synthjax.io.watchdog import Watchdog
-Watchdog.LEAST, Watchdog.EVERY, Watchdog.TIMES = 0.2, 0.05, {times}
+Watchdog.LEAST, Watchdog.EVERY, Watchdog.TIMES = 0.3, 0.05, {times}
 with Watchdog() as dog:
     time.sleep(0.5)  # what comes before the first beat may take its time
     for _ in range(5):
         time.sleep(0.1)
         dog.beat()
     {then}
-time.sleep(0.7)
+time.sleep(1)
 print("alive")
 """
 
@@ -32,7 +32,22 @@ def run(then, times=2.0):
 def test_a_process_that_hangs_ends_with_its_stacks():
     done = run("threading.Event().wait()")
     assert done.returncode == 1 and "alive" not in done.stdout
-    assert "Timeout" in done.stderr and "threading.py" in done.stderr
+    assert "error: nothing was done for 0." in done.stderr and "is stuck" in done.stderr
+    assert "threading.py" in done.stderr
+
+
+@pytest.mark.slow
+def test_one_that_does_not_let_go_of_the_interpreter_ends_too():
+    """A regular expression that takes for ever: no other thread runs."""
+    done = run("import re; re.match('(a*)*b', 'a' * 40)")
+    assert done.returncode == 1 and "alive" not in done.stdout
+    assert "Timeout" in done.stderr and "test_watchdog" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_pause_may_take_its_time():
+    done = run("dog.pause(); time.sleep(1); dog.beat()")
+    assert done.returncode == 0 and "alive" in done.stdout, done.stderr
 
 
 @pytest.mark.slow

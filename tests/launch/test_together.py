@@ -22,14 +22,15 @@ def together(tmp_path):
     """Start two processes of a launcher on a workdir, of which none outlives the test."""
     running = []
 
-    def start(argv, workdir, module="launch.mixture") -> list[Run]:
+    def start(argv, workdir, module="launch.mixture", patience=0) -> list[Run]:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
         argv.append(f"--coordinator=localhost:{port}")
         said = [tmp_path / f"said{i}" for i in range(2)]
-        found = [Run([*argv, f"--process={i}"], said[i], module=module) for i in range(2)]
+        how = dict(module=module, patience=patience)
+        found = [Run([*argv, f"--process={i}"], said[i], **how) for i in range(2)]
         running.extend(found)
         return found
 
@@ -77,6 +78,24 @@ def test_one_killed_ends_the_other_and_both_go_on(number, whole, pair, tmp_path)
     assert code != 0 and time.monotonic() - began < 60
     assert "another one may have ended" in stderr or "another task died" in stderr
     for run in pair(workdir):
+        assert run.end()[0] == 0
+    assert same_results(workdir, whole)
+
+
+@pytest.mark.parametrize("patience", [2, pytest.param(0, marks=pytest.mark.long)])
+def test_one_that_is_alive_but_stuck_ends_both_within_a_minute(patience, whole, together, tmp_path):
+    workdir = tmp_path / "run"
+    runs = together(seeds(36), workdir, patience=patience)
+    runs[0].until(lambda: len(saved(workdir)) > 2)
+    os.kill(runs[1].process.pid, signal.SIGUSR1)
+    began = time.monotonic()
+    ended = [run.end() for run in runs]
+    assert time.monotonic() - began < 60
+    assert all(code != 0 for code, _, _ in ended)
+    stderr = "".join(stderr for _, _, stderr in ended)
+    assert "is stuck. Run the same command again" in stderr
+    assert "launched.py" in stderr or "sweep.py" in stderr  # where it was stuck, or waited for it
+    for run in together(seeds(36), workdir):
         assert run.end()[0] == 0
     assert same_results(workdir, whole)
 

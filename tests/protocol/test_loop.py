@@ -111,7 +111,8 @@ class Sums:
     def params(self, state):
         return state
 
-    def measure(self, t, params):
+    def measure(self, t, params, tick):
+        tick()
         self.call("measure", t)
         return {"w": np.asarray(params["w"])}
 
