@@ -1,0 +1,1 @@
+"""What a run costs on devices that need not be there: programs compiled for them, and read."""

@@ -1,0 +1,31 @@
+"""Devices to compile for: those that are here, or a TPU slice that is not."""
+
+import jax
+from jax.experimental import topologies
+
+
+class TopologyError(ValueError):
+    """No such slice, or nothing here can compile for it: the reason and the way out."""
+
+
+def devices(topology: str | None) -> list[jax.Device]:
+    """The devices of a slice such as v5e:16x16, or, with None, all that are here.
+
+    A slice needs `libtpu`, in an environment of its own: with it every start of JAX would look for
+    a TPU. Raises TopologyError.
+    """
+    if not topology:
+        return jax.devices()
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:  # of many classes, by what is missing
+        text = " ".join(str(error).split())
+        if "libtpu" in text.lower() and "topology" not in text.lower():
+            raise TopologyError(
+                f"{topology}: compiling for a TPU needs libtpu, in an environment of its own: "
+                "make .venv-tpu/.synthjax-installed, then .venv-tpu/bin/python -m launch.plan"
+            ) from None
+        raise TopologyError(
+            f"{topology}: is no slice that libtpu knows ({text[:200]}); v5e:4x4, v5e:16x16, "
+            "v5p:4x4x4 and v6e:16x16 are some"
+        ) from None
