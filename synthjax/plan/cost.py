@@ -16,9 +16,9 @@ from synthjax.plan.chips import CHIPS, Chip
 class Program(NamedTuple):
     """A program to compile: its name, what lowers it, and what one run of it is for.
 
-    Fields: `counts`, how much of what a run makes, over all devices; `flops` that the model needs
-    for that, over all devices, 0 where there is no such number; `runs`, how often a whole run has
-    it run.
+    Fields: `counts`, how much of what a run makes; `flops` that the model needs for that, two for
+    each parameter that a token is multiplied with and six where it learns, 0 where there is no such
+    number. Both over all devices.
     """
 
     name: str
@@ -67,18 +67,19 @@ class Cost:
 
     @property
     def times(self) -> dict[str, float] | None:
-        """Seconds that matrix products, memory and collectives take at full speed."""
+        """Seconds that each takes at full speed."""
         if self.chip is None or self.needed:
             return None
         return {
-            "compute": self.work.flops / self.chip.flops,
+            "products": self.work.flops / self.chip.flops,
+            "vector": self.work.vector / self.chip.vector,
             "memory": self.work.nbytes / self.chip.bandwidth,
             "collectives": sum(_time(one, self.chip) for one in self.work.collectives),
         }
 
     @property
     def predicted(self) -> tuple[float, float] | None:
-        """Seconds of a run: all three at the same time, and one after another."""
+        """Seconds of a run: all of that at the same time, and one after another."""
         return self.times and (max(self.times.values()), sum(self.times.values()))
 
     @property

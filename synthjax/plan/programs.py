@@ -1,4 +1,4 @@
-"""The programs of a spec, as a run would compile them, on a mesh whose devices need not be there."""
+"""The programs of a spec, as a run compiles them, on a mesh whose devices need not be there."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from synthjax import eigen, mixture, summarize
 from synthjax.eigen import model as eigen_model
-from synthjax.mixture import plan as mixture_plan
 from synthjax.mixture import sweep as mixture_sweep
 from synthjax.nn import llama, seq2seq, sharding
 from synthjax.nn.seq2seq import Batch
@@ -22,9 +21,7 @@ from synthjax.summarize import hf
 from synthjax.summarize import model as summarize_model
 from synthjax.summarize.model import Language
 
-KNOWN = (
-    Path(__file__).parents[2] / "configs" / "models"
-)  # config.json of models that need not be here
+KNOWN = Path(__file__).parents[2] / "configs" / "models"  # their config.json alone
 
 
 def programs(spec: Any, devices: Sequence[jax.Device]) -> list[Program]:

@@ -1,5 +1,7 @@
 """Devices to compile for: those that are here, or a TPU slice that is not."""
 
+import os
+
 import jax
 from jax.experimental import topologies
 
@@ -16,6 +18,11 @@ def devices(topology: str | None) -> list[jax.Device]:
     """
     if not topology:
         return jax.devices()
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nobody there to be asked
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    if not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # of many classes, by what is missing

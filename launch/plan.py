@@ -1,0 +1,62 @@
+"""What a run would cost on devices that need not be there: memory, work, collectives, time.
+
+    python -m launch.plan --config=configs/summarize.py:llama2_7b --topology=v5e:16x16
+    python -m launch.plan --config=configs/eigen.py:paper --topology=v5e:4x4 --search --json=FILE
+
+Compiles the training step and decoding, or the steps of a mixture's sweep, for the first point of
+the config's sweep, and reads what XLA made of them. Without --topology for the devices that are
+here; for a TPU slice (v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:16x16, ...) no TPU is needed, but libtpu:
+`make plan ARGS='--config=... --topology=...'` makes an environment for it. A config file of your
+own says with --task what it is a config of. docs/plan.md says what the numbers are worth.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from synthjax import eigen, mixture, summarize
+from synthjax.io.tensors import ModelError
+from synthjax.io.workdir import write_text
+from synthjax.plan import report
+from synthjax.plan.topology import TopologyError
+from synthjax.protocol.flags import define_config, fail, launch, named, specs
+
+TASKS = {"mixture": mixture, "eigen": eigen, "summarize": summarize}
+
+
+def _task() -> str:
+    """What the command line's config is of: its --task, or the name of its file."""
+    given = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    return given.get("task") or Path(given.get("config", "summarize").split(":")[0]).stem
+
+
+_CONFIG = define_config(TASKS.get(_task(), summarize).Spec)
+_TASK = flags.DEFINE_enum("task", None, list(TASKS), "By default the name of the config's file.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice; by default what is here.")
+_SEARCH = flags.DEFINE_boolean(
+    "search", False, "Try every mesh that batch and model fit, and rank those that memory fits."
+)
+_JSON = flags.DEFINE_string("json", None, "File for all numbers, a list with one entry a program.")
+
+
+def main() -> None:
+    """Compile, print, write."""
+    if _CONFIG.value is None:
+        fail("needs --config=configs/NAME.py:VARIANT (--help says more)")
+    if _task() not in TASKS:
+        fail(f"--config={_task()}.py: say with --task what it is of: {', '.join(TASKS)}")
+    parts = specs(_CONFIG, TASKS[_task()].Spec)
+    found = []
+    for name, spec in parts.items():
+        with named(name):
+            found += report.planned(spec, _TOPOLOGY.value, _SEARCH.value, Console())
+    if _JSON.value:
+        write_text(Path(_JSON.value), json.dumps(found, indent=1) + "\n")
+        print(f"numbers: {_JSON.value}")
+
+
+if __name__ == "__main__":
+    launch(main, (TopologyError, ModelError, OSError), TASKS.get(_task(), summarize).Spec)
