@@ -14,7 +14,7 @@ LAYERS = (
     ("protocol",),
     ("mixture", "nn"),
     ("eigen", "summarize"),
-    ("scaling",),
+    ("scaling", "plan"),
     ("plot",),
     ("configs",),
     ("launch",),
