@@ -29,7 +29,16 @@ QUIET |= {"AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked", "Shardi
 # Moves what there is, and computes nothing.
 MOVES = {"copy", "broadcast", "reshape", "transpose", "slice", "concatenate", "pad", "reverse"}
 MOVES |= {"dynamic-slice", "dynamic-update-slice", "gather", "scatter", "bitcast-convert"}
-MOVES |= {"copy-start", "send", "recv", "infeed", "outfeed", "rng-bit-generator", "rng"}
+MOVES |= {
+    "copy-start",
+    "slice-start",
+    "send",
+    "recv",
+    "infeed",
+    "outfeed",
+    "rng-bit-generator",
+    "rng",
+}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -227,9 +236,46 @@ class _Reader:
         if kind == "fusion":
             inner = self.computations[one.called("calls")]
             found = Work(nbytes=self._fused_bytes(computation, one, inner))
+            found += Work(collectives=self._fused_collectives(one.called("calls"), inner))
             return found + self._arithmetic(inner)
-        nbytes = one.nbytes + sum(self._operand_bytes(computation, one))
-        return self._single(computation, one) + Work(nbytes=nbytes)
+        return self._single(computation, one) + Work(nbytes=self._bytes(computation, one))
+
+    def _bytes(self, computation: Computation, one: Instruction) -> float:
+        """What an instruction reads and writes: of what it cuts pieces from or into, the pieces."""
+        operands = self._operand_bytes(computation, one)
+        if one.opcode in ("dynamic-slice", "slice", "gather"):
+            return 2 * one.nbytes
+        if one.opcode in ("dynamic-update-slice", "scatter") and len(operands) > 1:
+            return 2 * operands[-1 if one.opcode == "scatter" else 1]
+        if one.opcode == "copy-start":  # what is written, what is read, and a mark
+            return one.arrays[0].nbytes + operands[0]
+        if one.opcode == "slice-start":  # what is read, what is written, and a mark
+            read, written, *_ = one.arrays
+            size = written.size * _width(written.dtype)
+            return (not read.near) * size + (not written.near) * size
+        return one.nbytes + sum(operands)
+
+    def _fused_collectives(self, name: str, inner: Computation) -> tuple[Collective, ...]:
+        """TPUs hide collectives in fusions, and one that overlaps others in several of them.
+
+        Such a one counts where it begins; where one ends or goes on, it is named again. A reduction
+        of which each keeps a part is written as all-reduce and slice.
+        """
+        targets = " ".join(one.rest for one in inner.values() if one.opcode == "custom-call")
+        if "AsyncCollectiveDone" in targets or name.startswith("async_collective_fusion"):
+            return ()
+        found = (
+            self._collective(inner, one, one.opcode)
+            for one in inner.values()
+            if one.opcode in COLLECTIVES
+        )
+        scatters = name.startswith("all-reduce-scatter")
+        return tuple(
+            dataclasses.replace(one, kind="reduce-scatter")
+            if scatters and one.kind == "all-reduce"
+            else one
+            for one in found
+        )
 
     def _arithmetic(self, computation: Computation) -> Work:
         """Of what is fused: it is computed, and no more."""
@@ -251,7 +297,7 @@ class _Reader:
             return Work(flops=self._convolution(computation, one))
         if one.opcode == "custom-call":
             return self._custom(computation, one)
-        if one.opcode not in FREE | MOVES:
+        if one.opcode not in FREE | MOVES and one.opcode not in COLLECTIVES:
             of = self._operands(computation, one) if one.opcode == "reduce" else one.arrays
             return Work(vector=max((array.size for array in of), default=0))
         return Work()
@@ -280,10 +326,12 @@ class _Reader:
             if name not in computation or number not in parameters:
                 continue
             own = parameters[number].name
-            users = [i for i in inner.values() if own in i.operands]
+            users = _users(inner, own)
             if users and all(i.opcode in ("dynamic-slice", "gather") for i in users):
                 total += sum(i.nbytes for i in users)
-            elif not (users and all(i in updates and i.operands[0] == own for i in users)):
+            elif not (
+                users and all(i in updates and _is(inner, i.operands[0], own) for i in users)
+            ):
                 total += computation[name].nbytes
         return total
 
@@ -414,6 +462,22 @@ class _Reader:
         if target in QUIET:
             return Work()
         return Work(opaque=(target,))
+
+
+def _users(computation: Computation, name: str) -> list[Instruction]:
+    """What reads a value, or the same bytes by another shape."""
+    found = []
+    for one in computation.values():
+        if name in one.operands:
+            found += _users(computation, one.name) if one.opcode == "bitcast" else [one]
+    return found
+
+
+def _is(computation: Computation, name: str, other: str) -> bool:
+    """Whether a value is another one, but for its shape."""
+    while name != other and name in computation and computation[name].opcode == "bitcast":
+        name = computation[name].operands[0]
+    return name == other
 
 
 @functools.lru_cache(4096)
