@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from synthjax.plan import hlo
+
+TPU = Path(__file__).parent / "tpu"
 
 
 def of(function, *shapes):
@@ -132,3 +135,68 @@ def test_collectives_on_eight_devices():
         "permute": [["collective-permute", 2, size, 1]],
         "looped": [["all-reduce", 2, size, 6]],
     }
+
+
+# As tests/plan/tpu/make.py makes them, on eight devices.
+LAYERS, WIDTH, ROWS = 6, 1024, 512
+PRODUCTS = 3 * LAYERS * 2 * (ROWS // 8) * WIDTH * WIDTH
+MATRIX = 2 * WIDTH * WIDTH  # bytes
+SMALL = 2 * 64 * 128
+
+
+@pytest.mark.parametrize(
+    "name,flops,collectives",
+    [
+        # The gradient of each layer is added up over all.
+        ("scanned", PRODUCTS, {("all-reduce", 8): (LAYERS, LAYERS * MATRIX)}),
+        # So too, and each layer is gathered forward and backward.
+        (
+            "sharded",
+            PRODUCTS,
+            {
+                ("all-gather", 8): (2 * LAYERS, 2 * LAYERS * MATRIX),
+                ("all-reduce", 8): (LAYERS, LAYERS * MATRIX),
+            },
+        ),
+        ("attention", 2 * 4 * 128 * 128 * 64, {}),
+        ("psum", 0, {("all-reduce", 8): (1, SMALL)}),
+        ("gather", 0, {("all-gather", 8): (1, 8 * SMALL)}),
+        ("scatter", 0, {("all-reduce", 8): (1, SMALL)}),  # so small that XLA slices the sum
+    ],
+)
+def test_what_tpus_run(name, flops, collectives):
+    found = hlo.work((TPU / f"{name}.txt").read_text())
+    assert found.flops == flops
+    totals = {}
+    for one in found.collectives:
+        count, size = totals.get((one.kind, one.group), (0, 0))
+        totals[one.kind, one.group] = count + one.count, size + one.count * one.nbytes
+    assert totals == collectives
+    assert not found.unknown and not found.bounded and not found.opaque
+
+
+SCATTERED = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter.1 (x: f32[400,64]) -> f32[400,16] {
+  %x = f32[400,64]{1,0:T(8,128)S(1)} parameter(0)
+  %r = f32[400,64]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  %zero = u32[] constant(0)
+  ROOT %s = f32[400,16]{1,0:T(8,128)} dynamic-slice(%r, %zero, %zero), dynamic_slice_sizes={400,16}
+}
+
+ENTRY %main (x: f32[400,64]) -> f32[400,16] {
+  %x.1 = f32[400,64]{1,0:T(8,128)} parameter(0)
+  ROOT %f = f32[400,16]{1,0:T(8,128)} fusion(%x.1), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_a_sum_of_which_each_keeps_a_part():
+    (one,) = hlo.work(SCATTERED).collectives
+    assert one == hlo.Collective("reduce-scatter", 4, 400 * 64 * 4, 1)
