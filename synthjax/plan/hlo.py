@@ -79,8 +79,13 @@ class Instruction:
 
     @property
     def nbytes(self) -> float:
-        """Bytes of the results."""
+        """Bytes of the results, where they are traffic."""
         return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def size(self) -> float:
+        """Bytes of the results, wherever they lie."""
+        return sum(array.size * _width(array.dtype) for array in self.arrays)
 
     def called(self, role: str) -> str | None:
         """The computation that an attribute names."""
@@ -315,25 +320,48 @@ class _Reader:
 
     def _fused_bytes(self, computation: Computation, one: Instruction, inner: Computation) -> float:
         """What a fusion reads and writes: of what it cuts pieces from or into, the pieces."""
-        updates = [i for i in inner.values() if i.opcode == "dynamic-update-slice"]
-        written = {i.arrays[0].shape for i in updates}
-        total = sum(2 * inner[i.operands[1]].nbytes for i in updates)
-        total += sum(array.nbytes for array in one.arrays if array.shape not in written)
-        parameters = {
-            int(i.inside): i for i in inner.values() if i.opcode == "parameter" and i.inside
-        }
+        own = {int(i.inside): i.name for i in inner.values() if i.opcode == "parameter"}
+        total = 0.0
         for number, name in enumerate(one.operands):
-            if name not in computation or number not in parameters:
-                continue
-            own = parameters[number].name
-            users = _users(inner, own)
-            if users and all(i.opcode in ("dynamic-slice", "gather") for i in users):
-                total += sum(i.nbytes for i in users)
-            elif not (
-                users and all(i in updates and _is(inner, i.operands[0], own) for i in users)
-            ):
-                total += computation[name].nbytes
+            if name in computation and (whole := computation[name].nbytes):
+                total += min(whole, self._read(inner, own[number], whole))
+        root = next(i for i in inner.values() if i.root)
+        parts = [inner[n] for n in root.operands] if root.opcode == "tuple" else [root]
+        if len(parts) != len(one.arrays):
+            return total + one.nbytes
+        return total + sum(
+            min(array.nbytes, self._written(inner, part, array.nbytes))
+            for array, part in zip(one.arrays, parts, strict=True)
+        )
+
+    def _read(self, inner: Computation, name: str, whole: float) -> float:
+        """Bytes that a fused computation reads of a value in memory, which has `whole`."""
+        total = 0.0
+        for one in inner.values():
+            for place in (n for n, operand in enumerate(one.operands) if operand == name):
+                if one.opcode == "bitcast":
+                    total += self._read(inner, one.name, whole)
+                elif one.opcode == "fusion":
+                    called = self.computations[one.called("calls")]
+                    number = str(place)
+                    own = next(
+                        i for i in called.values() if (i.opcode, i.inside) == ("parameter", number)
+                    )
+                    total += self._read(called, own.name, whole)
+                elif one.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
+                    total += one.size
+                elif one.opcode != "dynamic-update-slice" or place != 0:
+                    return whole
         return total
+
+    def _written(self, inner: Computation, one: Instruction, whole: float) -> float:
+        """Bytes that a fused computation writes of a result, which has `whole`."""
+        if one.opcode == "bitcast":
+            return self._written(inner, inner[one.operands[0]], whole)
+        if one.opcode == "fusion" and len(one.arrays) == 1:
+            called = self.computations[one.called("calls")]
+            return self._written(called, next(i for i in called.values() if i.root), whole)
+        return inner[one.operands[1]].size if one.opcode == "dynamic-update-slice" else whole
 
     def _loop(self, computation: Computation, one: Instruction) -> Work:
         count, exact = self._trips(computation, one)
@@ -416,7 +444,7 @@ class _Reader:
         return [one.called("true_computation"), one.called("false_computation")]
 
     def _collective(self, computation: Computation, one: Instruction, kind: str) -> Collective:
-        results = sum(array.size * _width(array.dtype) for array in one.arrays)
+        results = one.size
         operands = sum(
             array.size * _width(array.dtype) for array in self._operands(computation, one)
         )
@@ -462,22 +490,6 @@ class _Reader:
         if target in QUIET:
             return Work()
         return Work(opaque=(target,))
-
-
-def _users(computation: Computation, name: str) -> list[Instruction]:
-    """What reads a value, or the same bytes by another shape."""
-    found = []
-    for one in computation.values():
-        if name in one.operands:
-            found += _users(computation, one.name) if one.opcode == "bitcast" else [one]
-    return found
-
-
-def _is(computation: Computation, name: str, other: str) -> bool:
-    """Whether a value is another one, but for its shape."""
-    while name != other and name in computation and computation[name].opcode == "bitcast":
-        name = computation[name].operands[0]
-    return name == other
 
 
 @functools.lru_cache(4096)
