@@ -336,6 +336,8 @@ class _Reader:
 
     def _read(self, inner: Computation, name: str, whole: float) -> float:
         """Bytes that a fused computation reads of a value in memory, which has `whole`."""
+        if inner[name].root:  # and goes on from there
+            return whole
         total = 0.0
         for one in inner.values():
             for place in (n for n, operand in enumerate(one.operands) if operand == name):

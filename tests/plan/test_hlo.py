@@ -200,3 +200,12 @@ ENTRY %main (x: f32[400,64]) -> f32[400,16] {
 def test_a_sum_of_which_each_keeps_a_part():
     (one,) = hlo.work(SCATTERED).collectives
     assert one == hlo.Collective("reduce-scatter", 4, 400 * 64 * 4, 1)
+
+
+def test_bytes_are_those_of_memory():
+    # Read forward, read backward, and the gradient's pieces written; what is near costs nothing.
+    found = hlo.work((TPU / "scanned.txt").read_text())
+    assert 3 * LAYERS * MATRIX <= found.nbytes < 3.02 * LAYERS * MATRIX
+    # Both operands, of which one is fetched beforehand, and the result.
+    found = hlo.work((TPU / "attention.txt").read_text())
+    assert found.nbytes == 2 * (2 * 128 * 4 * 64) + 2 * 4 * 128 * 128
