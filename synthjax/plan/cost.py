@@ -162,8 +162,13 @@ def _limit(device: jax.Device) -> float | None:
 
 
 def _needed(text: str) -> float:
-    """Bytes that XLA says it would need: "Used 28.5G of 15.75G hbm"."""
-    found = re.search(r"Used ([\d.]+)([KMGT])i?B? of [\d.]+[KMGT]i?B? hbm", text)
+    """Bytes that XLA says a program would need, arguments and all; 0 where it says no such thing.
+
+    "Used 28.5G of 15.75G hbm", or "required for HLO temporaries (54.00G) exceeds available HBM".
+    """
+    size = r"([\d.]+)([KMGT])i?B?"
+    found = re.search(rf"Used {size} of [\d.]+[KMGT]i?B? hbm", text)
+    found = found or re.search(rf"memory required[^(]*\({size}\) exceeds available HBM", text)
     return float(found[1]) * 2 ** (10 * ("KMGT".index(found[2]) + 1)) if found else 0.0
 
 

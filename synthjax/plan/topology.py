@@ -1,5 +1,6 @@
 """Devices to compile for: those that are here, or a TPU slice that is not."""
 
+import importlib.util
 import os
 
 import jax
@@ -27,7 +28,7 @@ def devices(topology: str | None) -> list[jax.Device]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # of many classes, by what is missing
         text = " ".join(str(error).split())
-        if "libtpu" in text.lower() and "topology" not in text.lower():
+        if importlib.util.find_spec("libtpu") is None:
             raise TopologyError(
                 f"{topology}: compiling for a TPU needs libtpu, in an environment of its own: "
                 "make .venv-tpu/.synthjax-installed, then .venv-tpu/bin/python -m launch.plan"
