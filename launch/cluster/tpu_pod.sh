@@ -14,7 +14,7 @@ set -uo pipefail
 : "${NAME:?of the slice}" "${ZONE:?such as us-east5-b}" "${SHARE:?HOST:FOLDER of an NFS server}"
 : "${SLICE:?flags that say which slice to create}" "${1:?launch.NAME and its flags}"
 PAUSE=${PAUSE:-60} # seconds between two looks; what gcloud says of a slice lags behind
-TRIES=3            # failures of the run on a slice that is there, and of the request, after which to end
+TRIES=3            # failures after which to end: of the run on a slice that is there, of requests
 
 tpu() { gcloud compute tpus "$@" --zone="$ZONE" --quiet; }
 
