@@ -384,7 +384,10 @@ class _Reader:
         at, limit = min(bounds, key=lambda bound: bound[1])
         start = self._value(computation, self._carried(computation, one.operands[0], at)) or 0
         step = self._step(self.computations[one.called("body")], at)
-        return max(0, -((start - limit) // step)), root.opcode in ("compare", "fusion")
+        while root.opcode == "fusion":
+            inner = self.computations[root.called("calls")]
+            root = next(i for i in inner.values() if i.root)
+        return max(0, -((start - limit) // step)), root.opcode == "compare"
 
     def _step(self, body: Computation, at: int) -> int:
         """By how much a part of a loop's state grows in a round; XLA may do several at a time."""
