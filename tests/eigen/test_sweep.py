@@ -194,7 +194,7 @@ def test_on_one_device_the_same_to_rounding(swept, monkeypatch):
     one = jax.make_mesh(
         (1, 1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1]
     )
-    monkeypatch.setattr(sharding, "mesh", lambda: one)
+    monkeypatch.setattr(sharding, "mesh", lambda sizes: one)
     alone = eigen.run(tiny(generations=1, steps=2, n=10))
     monkeypatch.undo()
     several = eigen.run(tiny(generations=1, steps=2, n=10))
