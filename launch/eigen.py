@@ -8,11 +8,11 @@ what each does). DIR gets results.nc, figures/, metrics.jsonl, tb/ (TensorBoard)
 with more generations or values of an axis it computes what is new.
 """
 
-from launch.task import launcher
+from launch.task import Launcher
 from synthjax import eigen
 from synthjax.plot import eigen as plot
 
-run = launcher(eigen, plot.summary, plot.save)
+LAUNCHER = Launcher(eigen, plot.summary, plot.save)
 
 if __name__ == "__main__":
-    run()
+    LAUNCHER.main()

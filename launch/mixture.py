@@ -9,11 +9,11 @@ goes on where it was; with more trajectories, generations or values of an axis i
 new.
 """
 
-from launch.task import launcher
+from launch.task import Launcher
 from synthjax import mixture
 from synthjax.plot import figures, table
 
-run = launcher(mixture, table.summary, figures.save)
+LAUNCHER = Launcher(mixture, table.summary, figures.save)
 
 if __name__ == "__main__":
-    run()
+    LAUNCHER.main()

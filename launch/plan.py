@@ -11,12 +11,12 @@ own says with --task what it is a config of. docs/plan.md says what the numbers 
 """
 
 import json
-import sys
 from pathlib import Path
 
 from absl import flags
 from rich.console import Console
 
+from launch.task import TASKS, asked_task
 from synthjax import eigen, mixture, summarize
 from synthjax.io.tensors import ModelError
 from synthjax.io.workdir import write_text
@@ -24,17 +24,9 @@ from synthjax.plan import report
 from synthjax.plan.topology import TopologyError
 from synthjax.protocol.flags import define_config, fail, launch, named, specs
 
-TASKS = {"mixture": mixture, "eigen": eigen, "summarize": summarize}
-
-
-def _task() -> str:
-    """What the command line's config is of: its --task, or the name of its file."""
-    given = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    return given.get("task") or Path(given.get("config", "summarize").split(":")[0]).stem
-
-
-_CONFIG = define_config(TASKS.get(_task(), summarize).Spec)
-_TASK = flags.DEFINE_enum("task", None, list(TASKS), "By default the name of the config's file.")
+_SPEC = {"mixture": mixture, "eigen": eigen, "summarize": summarize}[asked_task()].Spec
+_CONFIG = define_config(_SPEC)
+_TASK = flags.DEFINE_enum("task", None, TASKS, "By default the name of the config's file.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice; by default what is here.")
 _SEARCH = flags.DEFINE_boolean(
     "search", False, "Try every mesh that batch and model fit, and rank those that memory fits."
@@ -46,9 +38,7 @@ def main() -> None:
     """Compile, print, write."""
     if _CONFIG.value is None:
         fail("needs --config=configs/NAME.py:VARIANT (--help says more)")
-    if _task() not in TASKS:
-        fail(f"--config={_task()}.py: say with --task what it is of: {', '.join(TASKS)}")
-    parts = specs(_CONFIG, TASKS[_task()].Spec)
+    parts = specs(_CONFIG, _SPEC)
     found = []
     for name, spec in parts.items():
         with named(name):
@@ -59,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch(main, (TopologyError, ModelError, OSError), TASKS.get(_task(), summarize).Spec)
+    launch(main, (TopologyError, ModelError, OSError), _SPEC)

@@ -9,12 +9,12 @@ The same command in the same DIR goes on where it was; with more generations or 
 computes what is new.
 """
 
-from launch.task import launcher
+from launch.task import Launcher
 from synthjax import summarize
 from synthjax.plot import summarize as plot
 from synthjax.summarize.pairs import DataError
 
-run = launcher(summarize, plot.summary, plot.save, (DataError,))
+LAUNCHER = Launcher(summarize, plot.summary, plot.save, (DataError,))
 
 if __name__ == "__main__":
-    run()
+    LAUNCHER.main()

@@ -1,12 +1,13 @@
 """What the launchers of the tasks share: every spec of --config run in a folder of its own."""
 
-import functools
+import itertools
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import xarray as xr
 from absl import flags
@@ -22,72 +23,109 @@ from synthjax.protocol.flags import define_config, fail, launch, named, specs
 from synthjax.protocol.loop import OutOfMemory
 from synthjax.protocol.spec import SpecError
 
+TASKS = ("mixture", "eigen", "summarize")
 ERRORS = (WorkdirError, CheckpointError, ModelError, OutOfMemory, OSError)
 
 flags.disclaim_key_flags()  # --help shows those of the launcher that asks for them
 
 
-def launcher(
-    task: ModuleType,
-    summary: Callable[[xr.Dataset], Table],
-    save: Callable[[xr.Dataset, Path], Iterable[Path]],
-    errors: tuple[type[Exception], ...] = (),
-) -> Callable[[], None]:
-    """Define the flags of `launch.NAME` for synthjax.NAME, which has Spec, estimate and run.
+class Launcher(NamedTuple):
+    """What a launcher does: `launch.NAME` for synthjax.NAME, which has Spec, estimate and run.
 
     `summary` makes the table to print, `save` the figures, in a folder. Errors of `errors` take
-    one line too. Returns what the launcher is to call.
+    one line too.
     """
-    name = task.__name__.rpartition(".")[2]
-    config = define_config(task.Spec)
-    folder = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
-    distributed, *about = _define_processes()
 
-    def main() -> None:
-        if config.value is None or folder.value is None:
-            fail(f"needs --config=configs/{name}.py:VARIANT and --workdir=DIR (--help says more)")
-        if re.match(r"\w+://", folder.value):
-            fail(f"--workdir={folder.value}: must be a folder; mount a bucket (docs/cluster.md)")
-        parts = specs(config, task.Spec)
-        if not distributed.value:
-            if given := [flag.name for flag in about if flag.value is not None]:
-                fail(f"--{given[0]} has no meaning without --distributed")
-            return run(parts)
-        with processes.ending_at_once((SpecError, *ERRORS, *errors)):
-            try:
-                processes.begin(*(flag.value for flag in about))
-            except (RuntimeError, ValueError) as error:
-                fail(f"--distributed: the processes of this run do not come together ({error})")
-            run(parts)
+    task: ModuleType
+    summary: Callable[[xr.Dataset], Table]
+    save: Callable[[xr.Dataset, Path], Iterable[Path]]
+    errors: tuple[type[Exception], ...] = ()
 
-    def run(parts: dict) -> None:
-        say = functools.partial(print, flush=True) if processes.first() else lambda text: None
+    def main(self) -> None:
+        """Every spec of --config in a folder of its own."""
+        name = self.task.__name__.replace("synthjax", "launch")
+        config = define_config(self.task.Spec)
+        workdir = define_workdir()
+        together = define_processes()
+
+        def main() -> None:
+            if config.value is None or workdir.value is None:
+                file = f"{name.replace('launch.', 'configs/')}.py"
+                fail(f"needs --config={file}:VARIANT and --workdir=DIR (--help says more)")
+            folder = folder_of(workdir)
+            parts = specs(config, self.task.Spec)
+            together(lambda: self.run(parts, folder, [name, *sys.argv[1:]]), self.errors)
+
+        launch(main, (*ERRORS, *self.errors), self.task.Spec)
+
+    def run(self, parts: dict, folder: Path, again: list[str], draw: bool = True) -> None:
+        """Run every spec in folder/NAME, and say what came of it; `draw`: and draw it.
+
+        `again` is what `python -m` runs to go on.
+        """
         with GracefulStop() as stop:
             for part, spec in parts.items():
                 with named(part):
-                    say(f"{part or 'run'}: {task.estimate(spec)}")
+                    say(f"{part or 'run'}: {self.task.estimate(spec)}")
             for part, spec in parts.items():
-                workdir = Path(folder.value) / part
                 try:
                     if stop.requested:
                         raise Stopped("nothing of this part is begun")
-                    results = task.run(spec, workdir)
+                    results = self.task.run(spec, folder / part)
                 except Stopped as stopped:
-                    again = shlex.join([sys.executable, "-m", f"launch.{name}", *sys.argv[1:]])
-                    say(f"Stopped: {stopped}. To go on:\n  {again}")
+                    command = shlex.join([sys.executable, "-m", *again])
+                    say(f"Stopped: {stopped}. To go on:\n  {command}")
                     return
-                if not processes.first():
-                    continue
-                Console(width=None if sys.stdout.isatty() else 160).print(summary(results))
-                say(f"results: {workdir / 'results.nc'}")
-                for figure in save(results, workdir / "figures"):
-                    say(f"figure:  {figure}")
+                if processes.first():
+                    self.show(results, folder / part, draw)
 
-    return functools.partial(launch, main, (*ERRORS, *errors), task.Spec)
+    def show(self, results: xr.Dataset, folder: Path, draw: bool = True) -> None:
+        """Print what was found, and where it is; `draw`: and draw it."""
+        Console(width=None if sys.stdout.isatty() else 160).print(self.summary(results))
+        say(f"results: {folder / 'results.nc'}")
+        for figure in self.save(results, folder / "figures") if draw else ():
+            say(f"figure:  {figure}")
 
 
-def _define_processes() -> list[flags.FlagHolder]:
-    """The flags of a run that several processes share: whether they do, where, how many, which."""
+def asked_task() -> str:
+    """What the command line's config is of: its --task, or the name of its file, or of mixture.
+
+    Asked before flags are parsed: which spec's fields --config has depends on it.
+    """
+    asked = {}
+    for argument, after in itertools.pairwise([*sys.argv[1:], ""]):
+        if match := re.fullmatch(r"--?(task|config)(?:=(.*))?", argument):
+            asked[match[1]] = after if match[2] is None else match[2]
+    task = asked.get("task") or Path(asked.get("config", TASKS[0]).split(":")[0]).stem
+    if task not in TASKS:
+        fail(f"--config={asked.get('config')}: say with --task what it is of: {', '.join(TASKS)}")
+    return task
+
+
+def say(text: str) -> None:
+    """Print, where this is the first process."""
+    if processes.first():
+        print(text, flush=True)
+
+
+def define_workdir() -> flags.FlagHolder[str]:
+    """The flag --workdir."""
+    return flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+
+
+def folder_of(workdir: flags.FlagHolder[str]) -> Path:
+    """What --workdir names."""
+    if re.match(r"\w+://", workdir.value):
+        fail(f"--workdir={workdir.value}: must be a folder; mount a bucket (docs/cluster.md)")
+    return Path(workdir.value)
+
+
+def define_processes() -> Callable[[Callable[[], None], tuple[type[Exception], ...]], None]:
+    """The flags of a run that several processes share: whether they do, where, how many, which.
+
+    Returns what calls a function in this process, once the others of the run are there; errors of
+    the types given take one line.
+    """
     distributed = flags.DEFINE_boolean(
         "distributed",
         False,
@@ -100,4 +138,18 @@ def _define_processes() -> list[flags.FlagHolder]:
     )
     count = flags.DEFINE_integer("processes", None, "How many processes share the run.")
     index = flags.DEFINE_integer("process", None, "Which of them this is, from 0 on.")
-    return [distributed, coordinator, count, index]
+
+    def together(run: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
+        about = coordinator, count, index
+        if not distributed.value:
+            if given := [flag.name for flag in about if flag.value is not None]:
+                fail(f"--{given[0]} has no meaning without --distributed")
+            return run()
+        with processes.ending_at_once((SpecError, *ERRORS, *errors)):
+            try:
+                processes.begin(*(flag.value for flag in about))
+            except (RuntimeError, ValueError) as error:
+                fail(f"--distributed: the processes of this run do not come together ({error})")
+            run()
+
+    return together

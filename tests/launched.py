@@ -46,13 +46,22 @@ def tell(event: str, seconds: float, **about) -> None:
     print(f"{event.rsplit('/', 1)[-1]}: {about.get('fun_name')}", file=sys.stderr, flush=True)
 
 
-def become(module: str, argv: list[str], said: Path, told: bool, limit: int, patience: int) -> None:
+def become(
+    module: str,
+    argv: list[str],
+    said: Path,
+    told: bool,
+    limit: int,
+    patience: int,
+    environment: dict[str, str],
+) -> None:
     """Be `python -m module` in this process, its output in files of the folder `said`.
 
     `told`: say of each tracing and compilation that it is done. `limit`: no file may grow larger.
-    `patience`: seconds for which a watchdog of several processes waits. After a SIGUSR1 the process
-    is alive, but does nothing more.
+    `patience`: seconds for which a watchdog of several processes waits. `environment`: variables
+    more. After a SIGUSR1 the process is alive, but does nothing more.
     """
+    os.environ.update(environment)
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
     if patience:
         Watchdog.TOGETHER = patience
@@ -79,13 +88,14 @@ class Run:
         limit: int = 0,
         module: str = "launch.mixture",
         patience: int = 0,
+        environment: dict[str, str] = {},  # noqa: B006
     ):
         said.mkdir(parents=True, exist_ok=True)
         for name in ("stdout", "stderr"):
             (said / name).unlink(missing_ok=True)
         self._said = said
         self.process = FORKS.Process(
-            target=become, args=(module, argv, said, told, limit, patience)
+            target=become, args=(module, argv, said, told, limit, patience, environment)
         )
         self.process.start()
 

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -37,11 +37,15 @@ def fail(message: object) -> NoReturn:
 
 
 def launch(
-    main: Callable[[], None], errors: tuple[type[Exception], ...], cls: type | None = None
+    main: Callable[..., None],
+    errors: tuple[type[Exception], ...],
+    cls: type | None = None,
+    commands: Sequence[str] = (),
 ) -> None:
     """Parse the command line and run `main`; wrong flags, SpecError and `errors` take one line.
 
-    `cls` is the spec that --config overrides, where the launcher has that flag.
+    `cls` is the spec that --config overrides, where the launcher has that flag. With `commands` the
+    command line must have one of them, and `main` takes it.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -51,10 +55,13 @@ def launch(
             fail(_explain(error, argv, cls) if cls else error)
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            fail(f"unexpected argument {argv[1]!r}; --help says more")
+        given, rest = argv[1 : 1 + bool(commands)], argv[1 + bool(commands) :]
+        if rest:
+            fail(f"unexpected argument {rest[0]!r}; --help says more")
+        if commands and (not given or given[0] not in commands):
+            fail(f"needs one of {', '.join(commands)} (--help says more)")
         try:
-            main()
+            main(*given)
         except (SpecError, *errors) as error:
             fail(error)
 

@@ -88,8 +88,11 @@ def merge(spec: Any, cuts: Cuts, results: Sequence[xr.Dataset]) -> xr.Dataset:
         )
         whole = [join(whole[i : i + size]) for i in range(0, len(whole), size)]
     (merged,) = whole
-    merged = merged.transpose(*cuts, ...).assign_attrs(spec=to_json(spec))
-    return merged[[*results[0].data_vars]]
+    # As a run of the whole orders it; without how the parts were stored, such as texts' lengths.
+    merged = merged.transpose(*cuts, ...).drop_encoding()
+    variables = {name: merged.variables[name] for name in results[0].data_vars}
+    coordinates = {name: merged.variables[name] for name in dict.fromkeys([*cuts, *merged.coords])}
+    return xr.Dataset(variables, coordinates, {"spec": to_json(spec)})
 
 
 def _together(every: Sequence[Mapping[str, Any]], context: Any = None) -> dict[str, Any]:

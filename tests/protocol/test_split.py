@@ -2,12 +2,13 @@
 
 import itertools
 import math
+import zlib
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from synthjax import eigen, mixture
+from synthjax import eigen, mixture, summarize
 from synthjax.protocol.elements import elements
 from synthjax.protocol.split import blocks, cut, merge
 
@@ -24,7 +25,9 @@ def test_largest_block(count, largest):
     assert len(sizes) <= count and max(sizes) == largest and sum(sizes) == 60
     ways = itertools.product(range(1, 4), range(1, 5), range(1, 6))
     able = [way for way in ways if math.prod(way) <= count]
-    assert largest == min(math.ceil(3 / a) * math.ceil(4 / b) * math.ceil(5 / c) for a, b, c in able)
+    assert largest == min(
+        math.ceil(3 / a) * math.ceil(4 / b) * math.ceil(5 / c) for a, b, c in able
+    )
 
 
 def test_earlier_axes_are_cut_first():
@@ -78,3 +81,37 @@ def test_merged_is_the_whole(no_theory):
     for one, reasons in zip(found, ("a", "b; a", "c", ""), strict=True):
         one.p_star.attrs = {**one.p_star.attrs, "missing": reasons}
     assert merge(spec, cuts, found).p_star.missing == "a; b; c"
+
+
+@pytest.mark.parametrize(
+    "task, dataset, verifiers, rate",
+    [
+        (eigen, eigen.dataset, ("none", "oracle", "noisy"), "psi"),
+        (summarize, summarize.dataset, ("random", "oracle", "self"), "rate"),
+    ],
+)
+def test_merged_records_are_those_of_the_whole(task, dataset, verifiers, rate):
+    """To the bit, for every element of such a task is run by itself."""
+    axes = {"verifier": verifiers, rate: (0.5, 0.25), "n": (100, 200, 300)}
+    spec = task.Spec(generations=1, sweep=axes, **({"selection": "top"} if rate == "rate" else {}))
+    empty = dataset.to_dataset(spec, [[{"status": 0}] * 2] * 18)
+
+    def results(spec):
+        found = []
+        for point in elements(spec, task.spec.reads):
+            draw = np.random.default_rng(zlib.crc32(repr(point).encode()))
+            found.append(
+                [
+                    {
+                        name: draw.random(variable.shape[1 + len(axes) :]).round(2)
+                        for name, variable in empty.data_vars.items()
+                    }
+                    for _ in range(2)
+                ]
+            )
+        return dataset.to_dataset(spec, found)
+
+    for count in (2, 6, 18):
+        cuts = cut(spec, count)
+        merged = merge(spec, cuts, [*map(results, blocks(spec, cuts, task.spec.reads))])
+        xr.testing.assert_identical(merged, results(spec))
