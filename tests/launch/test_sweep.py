@@ -1,4 +1,4 @@
-"""`python -m launch.sweep` as people run it: in jobs, killed, stopped, misused, and put together."""
+"""`python -m launch.sweep` as people run it: in jobs, killed, stopped, misused, put together."""
 
 import json
 import os
