@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from synthjax.plan import hlo
 from synthjax.plan.chips import CHIPS, Chip
+from synthjax.plan.work import Collective, Work, work
 
 
 class Program(NamedTuple):
@@ -48,7 +48,7 @@ class Cost:
     limit: float | None
     needed: float
     seconds: float
-    work: hlo.Work
+    work: Work
 
     @property
     def memory(self) -> float:
@@ -141,7 +141,7 @@ def cost(program: Program, device: jax.Device, count: int) -> Cost:
         seconds = time.perf_counter() - began
         return Cost(
             **about, arguments=0, temporaries=0, outputs=0, code=0,
-            needed=needed, seconds=seconds, work=hlo.Work(),
+            needed=needed, seconds=seconds, work=Work(),
         )  # fmt: skip
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
@@ -153,7 +153,7 @@ def cost(program: Program, device: jax.Device, count: int) -> Cost:
         code=memory.generated_code_size_in_bytes,
         needed=0,
         seconds=seconds,
-        work=hlo.work(compiled.as_text()),
+        work=work(compiled.as_text()),
     )
 
 
@@ -172,7 +172,7 @@ def _needed(text: str) -> float:
     return float(found[1]) * 2 ** (10 * ("KMGT".index(found[2]) + 1)) if found else 0.0
 
 
-def _time(one: hlo.Collective, chip: Chip) -> float:
+def _time(one: Collective, chip: Chip) -> float:
     """Seconds of a collective on a ring along one axis of the mesh."""
     share = (one.group - 1) / one.group
     if one.kind == "collective-permute":

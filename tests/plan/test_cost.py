@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from synthjax.plan import cost, topology
-from synthjax.plan.hlo import Collective, Work
+from synthjax.plan.work import Collective, Work
 
 
 @pytest.mark.parametrize(
