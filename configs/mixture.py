@@ -85,6 +85,23 @@ def phase_diagram_n() -> Spec:
     )
 
 
+def million() -> Spec:
+    """Accuracy over both angles, a thousand trajectories a point: for a pod."""
+    return Spec(
+        engine="matrix_free",
+        n=1000,
+        d=100,
+        generations=3,
+        trajectories=1000,
+        verifier="linear",
+        learner="ridge",
+        sweep={
+            "theta_gen": tuple(np.linspace(0.05, 3.09, 40).round(3)),
+            "theta_ver": tuple(np.linspace(0.05, 3.09, 25).round(3)),
+        },
+    )
+
+
 def regimes() -> Spec:
     """Ten generations of each regime, with and without a verifier, from real examples on."""
     return Spec(
@@ -197,6 +214,7 @@ VARIANTS = {
     },
     "phase_diagram": lambda: breakdown(n=4000, d=100, trajectories=50, steps=41),
     "phase_diagram_n": phase_diagram_n,
+    "million": million,
     "regimes": regimes,
     "verifier_scaling": verifier_scaling,
     "correlated_errors": correlated_errors,

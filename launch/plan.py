@@ -7,10 +7,12 @@ Compiles the training step and decoding, or the steps of a mixture's sweep, for 
 the config's sweep, and reads what XLA made of them. Without --topology for the devices that are
 here; for a TPU slice (v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:16x16, ...) no TPU is needed, but libtpu:
 `make plan ARGS='--config=... --topology=...'` makes an environment for it. A config file of your
-own says with --task what it is a config of. docs/plan.md says what the numbers are worth.
+own says with --task what it is a config of. The exit code is 1 where a program does not fit.
+docs/plan.md says what the numbers are worth.
 """
 
 import json
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -46,6 +48,8 @@ def main() -> None:
     if _JSON.value:
         write_text(Path(_JSON.value), json.dumps(found, indent=1) + "\n")
         print(f"numbers: {_JSON.value}")
+    if not _SEARCH.value and not all(one["fits"] for one in found):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

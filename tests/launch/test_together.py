@@ -1,14 +1,17 @@
-"""`--distributed`: two real processes with one run, stopped, killed, gone on with."""
+"""One run on other devices, and over two real processes: stopped, killed, gone on with."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 import xarray as xr
 from eigen.tiny import TINY as eigen_tiny
-from launched import Run, one_error, same_results, saved, seeds
+from launched import ROOT, SMALL, Run, one_error, same_results, saved, seeds
 from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
@@ -43,6 +46,26 @@ def together(tmp_path):
 def pair(together):
     """Two processes of the mixture's launcher on a workdir."""
     return lambda workdir: together(seeds(36), workdir)
+
+
+def on_devices(count: int, module: str, argv: list[str]) -> None:
+    """A launcher on so many devices, which one forked from here could not have."""
+    where = os.environ | {"JAX_NUM_CPU_DEVICES": str(count)}
+    command = [sys.executable, "-m", module, *argv]
+    done = subprocess.run(command, cwd=ROOT, env=where, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_sweep_on_eight_devices_is_that_on_two(tmp_path):
+    """To rounding: a tile's company decides the last bit of a sum."""
+    argv = [*SMALL, "--config.trajectories=13", "--config.sweep.theta_ver=(0.2,0.9,1.4)"]
+    argv = [one for one in argv if one not in ("--config.trajectories=3", "--config.learner=ridge")]
+    argv += ["--config.sweep.learner=('ridge','logistic')", "--config.sweep.n=(100,200)"]
+    run = Run([*argv, f"--workdir={tmp_path / 'two'}"], tmp_path / "said")
+    on_devices(8, "launch.mixture", [*argv, f"--workdir={tmp_path / 'eight'}"])
+    assert run.end()[0] == 0
+    two, eight = (results.read(tmp_path / name / "results.nc") for name in ("two", "eight"))
+    xr.testing.assert_allclose(eight, two, rtol=1e-5, atol=1e-6)
 
 
 def test_two_processes_end_with_the_bytes_of_one(whole, pair, tmp_path):
@@ -155,9 +178,14 @@ def test_transformers_train_and_guess_over_two_processes(task, together, tmp_pat
     code, said, stderr = stopped[0].end()
     assert code == stopped[1].end()[0] == 0, stderr
     assert "Stopped: " in said and not (tmp_path / "killed" / "results.nc").exists()
+    shutil.copytree(tmp_path / "killed", tmp_path / "four")
     again = together(argv, tmp_path / "killed", module)
     assert [run.end()[0] for run in again] == [0, 0], again[0].read("stderr")
     assert same_results(tmp_path / "killed", tmp_path / "two")
+    # What two processes of two devices saved, one with four goes on with, each with a part.
+    on_devices(4, module, [*argv, "--config.mesh.fsdp=4", f"--workdir={tmp_path / 'four'}"])
+    found = results.read(tmp_path / "four" / "results.nc")
+    xr.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_a_bucket_is_no_folder(tmp_path):

@@ -1,0 +1,130 @@
+"""What the shipped presets cost on TPU slices, and what a chip does as a slice grows: without TPUs.
+
+    make .venv-tpu/.synthjax-installed
+    .venv-tpu/bin/python -m benchmarks.pod
+
+Compiles with libtpu for slices that nobody here has, as `launch.plan` does (docs/plan.md says what
+the numbers are worth), writes benchmarks/results/pod_presets.jsonl and pod_weak_scaling.jsonl and
+prints the tables of docs/plan.md. Weak scaling: each chip has as much to do on 4096 as on 8, rows
+of a batch or trajectories, and what it computes, reads and is sent should stay the same.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app
+from rich.console import Console
+
+from benchmarks.common import Results
+from configs import eigen, mixture, summarize
+from synthjax.plan.report import planned
+
+PRESETS = (
+    (mixture, "million", "v5e:16x16"),
+    (eigen, "paper", "v5e:4x4"),
+    (summarize, "smollm2", "v5e:2x4"),
+    (summarize, "llama2_7b", "v5e:2x4"),
+    (summarize, "llama2_7b_pod", "v5p:4x4x4"),
+    (summarize, "llama2_7b_pod", "v5e:16x16"),
+)
+SLICES = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x16", "v5p:16x16x16")
+
+
+def sweep(chips: int) -> Any:
+    """4000 trajectories a chip."""
+    return dataclasses.replace(mixture.million(), trajectories=4 * chips)
+
+
+def data_parallel(chips: int) -> Any:
+    """The eigenvalues' transformer, 16 examples a chip, as `paper` has on 16 chips."""
+    return dataclasses.replace(eigen.paper(), batch=16 * chips, decode_batch=256 * chips)
+
+
+def sharded(chips: int) -> Any:
+    """SmolLM2, a row of the batch for two chips of eight that share its parameters."""
+    batches = dict(batch=4 * chips, decode_batch=32 * chips)
+    mesh = {"data": -1, "fsdp": 8, "tensor": 1}
+    return dataclasses.replace(summarize.smollm2(), **batches, mesh=mesh)
+
+
+WEAK: dict[str, Callable[[int], Any]] = {
+    "mixture: 4000 trajectories a chip": sweep,
+    "eigenvalues, data parallel: 16 examples a chip": data_parallel,
+    "SmolLM2-135M, data × fsdp 8: 4 rows a chip": sharded,
+}
+
+
+def main(argv: list[str]) -> None:
+    console = Console(width=120)
+    results, found = Results("pod_presets"), []
+    for configs, variant, topology in PRESETS:
+        name = f"{configs.__name__.removeprefix('configs.')}:{variant}"
+        for line in planned(configs.VARIANTS[variant](), topology, False, console):
+            found.append({"preset": name, "topology": topology, **line})
+            results.add(**found[-1])
+    table(found, ("preset", "topology", "mesh", "program"), PLAN)
+    results, found = Results("pod_weak_scaling"), []
+    for name, spec_of in WEAK.items():
+        for topology in SLICES:
+            chips = _chips(topology)
+            for line in planned(spec_of(chips), topology, False, console):
+                found.append({"what": name, "topology": topology, **line})
+                results.add(**found[-1])
+    found.sort(key=lambda line: (line["what"], line["name"]))  # stable: by chips within
+    table(found, ("what", "program", "devices"), SCALING)
+
+
+PLAN = {
+    "memory": lambda one: f"{one['memory'] / 2**30:.1f} of {one['limit'] / 2**30:.0f} GiB",
+    "FLOP a chip": lambda one: _number(one["flops"] + one["vector"]),
+    "bytes read, written": lambda one: _number(one["bytes"]),
+    "bytes of collectives": lambda one: _number(_sent(one)),
+    "predicted seconds": lambda one: "{:.3g} to {:.3g}".format(*one["predicted"]),
+    "a second, all chips": lambda one: _a_second(one),
+    "MFU": lambda one: "{1:.0%} to {0:.0%}".format(*one["utilisation"] or ()),
+    "compiled in": lambda one: f"{one['seconds']:.0f} s",
+}
+SCALING = {name: PLAN[name] for name in list(PLAN)[1:5]}
+
+
+def table(lines: Sequence[dict], about: Sequence[str], columns: dict[str, Callable]) -> None:
+    """Markdown."""
+    print("|", " | ".join((*about, *columns)), "|")
+    print("|" + "---|" * (len(about) + len(columns)))
+    for line in lines:
+        line = line | {"program": line["name"], "mesh": _mesh(line["mesh"])}
+        cells = [str(line[name]) for name in about]
+        cells += [call(line) if line["fits"] else "-" for call in columns.values()]
+        print("|", " | ".join(cells), "|")
+
+
+def _chips(topology: str) -> int:
+    count = 1
+    for size in topology.split(":")[1].split("x"):
+        count *= int(size)
+    return count
+
+
+def _sent(one: dict) -> float:
+    return sum(collective["bytes"] for collective in one["collectives"])
+
+
+def _mesh(mesh: dict | None) -> str:
+    return " × ".join(str(size) for size in mesh.values()) if mesh else ""
+
+
+def _a_second(one: dict) -> str:
+    unit, count = next(iter(one["counts"].items()))
+    return "{1} to {0} {unit}".format(*(_number(count / s) for s in one["predicted"]), unit=unit)
+
+
+def _number(value: float) -> str:
+    for power, unit in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if value >= 10**power:
+            return f"{value / 10**power:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    app.run(main)
