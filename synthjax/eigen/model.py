@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from synthjax import gathered
@@ -58,11 +59,38 @@ def trainer(language: Language, schedule: Schedule) -> Trainer:
     return train.trainer(seq2seq.loss(build(language), PAD), schedule)
 
 
+@functools.cache
+def beam_program(language: Language, k: int) -> Wrapped:
+    """What `beam` runs, jitted: of parameters and sources [b, s], the k best guesses of each.
+
+    `nn.decode.beam_search`, with answers as long as the language's longest.
+    """
+    model, length = build(language), language.architecture.target_length - 1
+    return jax.jit(
+        lambda params, source: decode.beam_search(model, params, source, k, SYMBOLS, length)
+    )
+
+
+@functools.cache
+def sample_program(language: Language, k: int, nucleus: bool) -> Wrapped:
+    """What `sample` runs, jitted: of parameters, sources [b, s], keys [b], temperature and top_p.
+
+    `nn.decode.sample`, with answers as long as the language's longest; `nucleus`: top_p is read.
+    """
+    model, length = build(language), language.architecture.target_length - 1
+
+    def sample(params, source, keys, temperature, top_p):
+        top_p = top_p if nucleus else None
+        return decode.sample(model, params, source, k, SYMBOLS, length, keys, temperature, top_p)
+
+    return jax.jit(sample)
+
+
 def beam(
     language: Language, params: Params, mesh: Mesh, source: Int[Host, "b s"], k: int
 ) -> Guesses:
     """The k answers of beam search; k = 1 is greedy. On the host."""
-    found = sharding.on(mesh, _beam(language, k))(params, sharding.spread(mesh, source))
+    found = sharding.on(mesh, beam_program(language, k))(params, sharding.spread(mesh, source))
     return _on_host(found, len(source))
 
 
@@ -78,7 +106,7 @@ def sample(
 ) -> Guesses:
     """k answers at random, by a key for each matrix, on the host."""
     keys = jax.random.wrap_key_data(sharding.spread(mesh, np.asarray(jax.random.key_data(keys))))
-    drawn = sharding.on(mesh, _sample(language, k, top_p < 1))
+    drawn = sharding.on(mesh, sample_program(language, k, top_p < 1))
     return _on_host(
         drawn(params, sharding.spread(mesh, source), keys, temperature, top_p), len(source)
     )
@@ -112,25 +140,6 @@ def answers(
         values[rows, :, :size] = np.where(good[..., None], found, 0)
         formed[rows] = good
     return values, formed
-
-
-@functools.cache
-def _beam(language: Language, k: int):
-    model, length = build(language), language.architecture.target_length - 1
-    return jax.jit(
-        lambda params, source: decode.beam_search(model, params, source, k, SYMBOLS, length)
-    )
-
-
-@functools.cache
-def _sample(language: Language, k: int, nucleus: bool):
-    model, length = build(language), language.architecture.target_length - 1
-
-    def sample(params, source, keys, temperature, top_p):
-        top_p = top_p if nucleus else None
-        return decode.sample(model, params, source, k, SYMBOLS, length, keys, temperature, top_p)
-
-    return jax.jit(sample)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ from synthjax.protocol.spec import to_json
 # Linux allows a process 65,530.
 PROGRAMS = 64
 
+# A spec that a workdir was run with, and the features that a chunk of it may draw.
+Stage = tuple[Spec, int]
+
 
 def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     """Run every trajectory of `spec` and return the labelled results.
@@ -45,7 +48,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     devices = jax.devices()
     plan.check_results(spec)
     if workdir is None:
-        sweep = _Sweep(spec, [(spec, _chunk_work(spec, None, devices))], devices)
+        sweep = _Sweep(spec, devices)
         for _ in sweep.compute():
             pass
         return sweep.results()
@@ -64,7 +67,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         stages = [(Spec(**stage["spec"]), int(stage["chunk_work"])) for stage in place.stages]
     except (KeyError, TypeError, ValueError):
         raise WorkdirError(f"{place.path}/spec.json: is no spec of a run of this version") from None
-    sweep = _Sweep(spec, stages, devices)
+    sweep = _Sweep(spec, devices, stages)
     with (
         GracefulStop() as stop,
         Metrics(place.path / "metrics.jsonl") as metrics,
@@ -92,7 +95,7 @@ def estimate(spec: Spec) -> str:
     """
     devices = jax.devices()
     plan.check_results(spec)
-    groups, chunks, tiles = _layout(spec, [(spec, _chunk_work(spec, None, devices))], devices)
+    groups, chunks, tiles = layout_of(spec, devices)
     held = max(
         plan.bytes_of(group.static, group.swept, tile.points) * tile.trajectories * tile.devices
         for group, tile in zip(groups, tiles, strict=True)
@@ -106,8 +109,23 @@ def estimate(spec: Spec) -> str:
     )
 
 
-# A spec that a workdir was run with, and the features that a chunk of it may draw.
-Stage = tuple[Spec, int]
+def layout_of(
+    spec: Spec, devices: Sequence[jax.Device], stages: Sequence[Stage] | None = None
+) -> plan.Layout:
+    """The chunks in which a sweep runs on these devices, and the programs that run them.
+
+    `stages` are what a workdir was run with: then these are what each added to the one before, in
+    order, as parts of the grid of `spec`. Raises SpecError where memory is too small for a
+    trajectory.
+    """
+    groups, chunks, before = [], [], None
+    for stage, work in stages or [(spec, _chunk_work(spec, None, devices))]:
+        parts, place = plan.groups(stage, before), plan.within(stage, spec)
+        for chunk in plan.chunks(parts, work):
+            chunks.append(chunk._replace(group=len(groups) + chunk.group))
+        groups += [group._replace(where=place[group.where]) for group in parts]
+        before = stage
+    return plan.layout(spec, groups, chunks, devices[0].platform, len(devices))
 
 
 def _goes_on(large: Mapping, small: Mapping) -> bool:
@@ -117,28 +135,17 @@ def _goes_on(large: Mapping, small: Mapping) -> bool:
         return False
 
 
-def _chunk_work(spec: Spec, before: Spec | None, devices: list[jax.Device]) -> int:
+def _chunk_work(spec: Spec, before: Spec | None, devices: Sequence[jax.Device]) -> int:
+    """Features that a chunk may draw of what a spec adds to the one before."""
     return plan.chunk_work(plan.groups(spec, before), devices[0].platform, len(devices))
-
-
-def _layout(spec: Spec, stages: list[Stage], devices: list[jax.Device]) -> plan.Layout:
-    """What each stage added to the one before, in order, as parts of the grid of `spec`."""
-    groups, chunks, before = [], [], None
-    for stage, work in stages:
-        parts, place = plan.groups(stage, before), plan.within(stage, spec)
-        for chunk in plan.chunks(parts, work):
-            chunks.append(chunk._replace(group=len(groups) + chunk.group))
-        groups += [group._replace(where=place[group.where]) for group in parts]
-        before = stage
-    return plan.layout(spec, groups, chunks, devices[0].platform, len(devices))
 
 
 class _Sweep:
     """A sweep under way: its chunks, those that are still to do, and the records so far."""
 
-    def __init__(self, spec: Spec, stages: list[Stage], devices: list[jax.Device]):
+    def __init__(self, spec: Spec, devices: list[jax.Device], stages: list[Stage] | None = None):
         self.devices = devices
-        self.groups, self.chunks, self.tiles = _layout(spec, stages, devices)
+        self.groups, self.chunks, self.tiles = layout_of(spec, devices, stages)
         self.todo = dict(enumerate(self.chunks))
         self.limit = dataset.theory(spec)
         goes_on = any(group.static.first > 1 for group in self.groups)

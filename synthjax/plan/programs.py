@@ -50,8 +50,7 @@ def meshes(spec: Any, count: int) -> list[dict[str, int]]:
 
 def _mixture(spec: mixture.Spec, devices: Sequence[jax.Device]) -> list[Program]:
     """The programs of a sweep, each with its largest chunk."""
-    work = mixture_sweep._chunk_work(spec, None, devices)
-    layout = mixture_sweep._layout(spec, [(spec, work)], devices)
+    layout = mixture_sweep.layout_of(spec, devices)
     found = {}
     for chunk in layout.chunks:
         group, tile = layout.groups[chunk.group], layout.tiles[chunk.group]
@@ -89,9 +88,9 @@ def _eigen(spec: eigen.Spec, mesh: Mesh) -> list[Program]:
     read, written = _products(shapes, a)
     asked = [source]
     if point.generator == "beam":
-        decode = eigen_model._beam(language, point.k)
+        decode = eigen_model.beam_program(language, point.k)
     else:
-        decode = eigen_model._sample(language, point.k, point.top_p < 1)
+        decode = eigen_model.sample_program(language, point.k, point.top_p < 1)
         asked += [_keys(mesh, rows), np.float32(point.temperature), np.float32(point.top_p)]
     needed = point.batch * (read * a.source_length + written * out)
     guessed = rows * (read * a.source_length + point.k * written * out)
@@ -139,11 +138,11 @@ def _summarize(spec: summarize.Spec, mesh: Mesh) -> list[Program]:
     out, k = point.summary_tokens, point.k if point.generator != "greedy" else 1
     asked = [_rows(mesh, rows, columns), _rows(mesh, rows), _rows(mesh, rows, 1)]
     if point.generator == "sample":
-        decode = summarize_model._sample(language, k, out, point.top_p < 1)
+        decode = summarize_model.sample_program(language, k, out, point.top_p < 1)
         raw = jax.ShapeDtypeStruct((rows, 2), jnp.uint32, sharding=sharding.by_rows(mesh))
         asked += [raw, np.float32(point.temperature), np.float32(point.top_p)]
     else:
-        decode = summarize_model._beam(language, k, out)
+        decode = summarize_model.beam_program(language, k, out)
     size = summarize_model.build(language).size
     size -= 0 if a.tied else a.vocabulary * a.width  # what is looked up is not multiplied
     return [

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 from jaxtyping import Array, Float, Int, Key
 
 from synthjax import gathered
@@ -47,6 +48,41 @@ def trainer(language: Language, lora: Lora | None, schedule: Schedule) -> Traine
     return train.trainer(llama.loss(build(language, lora)), schedule)
 
 
+@functools.cache
+def beam_program(language: Language, k: int, length: int) -> Wrapped:
+    """What `generate` runs without keys, jitted: `nn.decode.beam_search`, greedy where k = 1.
+
+    Of parameters, prompts [b, s] with their lengths [b], and the last token of each [b, 1].
+    """
+    model = build(language)
+
+    def beam(params, tokens, lengths, last):
+        symbols = decode.Symbols(NONE, last, language.eos)
+        params = _cast(language, params)
+        return decode.beam_search(model, params, (tokens, lengths), k, symbols, length)
+
+    return jax.jit(beam)
+
+
+@functools.cache
+def sample_program(language: Language, k: int, length: int, nucleus: bool) -> Wrapped:
+    """What `generate` runs with keys, jitted: `nn.decode.sample`; `nucleus`: top_p is read.
+
+    Of what `beam_program` takes, and the data of a threefry key for each prompt, uint32 [b, 2],
+    temperature and top_p.
+    """
+    model = build(language)
+
+    def sample(params, tokens, lengths, last, keys, temperature, top_p):
+        symbols = decode.Symbols(NONE, last, language.eos)
+        keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
+        params, top_p = _cast(language, params), top_p if nucleus else None
+        source = tokens, lengths
+        return decode.sample(model, params, source, k, symbols, length, keys, temperature, top_p)
+
+    return jax.jit(sample)
+
+
 def generate(
     language: Language,
     params: Params,
@@ -69,12 +105,12 @@ def generate(
     last = tokens[np.arange(count), lengths - 1][:, None]
     rows = [tokens, lengths, last]
     if keys is None:
-        beam = sharding.on(mesh, _beam(language, k, length))
-        found = beam(params, *(sharding.spread(mesh, row) for row in rows))
+        best = sharding.on(mesh, beam_program(language, k, length))
+        found = best(params, *(sharding.spread(mesh, row) for row in rows))
     else:
         rows.append(np.asarray(jax.random.key_data(keys)))
         asked = [sharding.spread(mesh, row) for row in rows]
-        drawn = sharding.on(mesh, _sample(language, k, length, top_p < 1))
+        drawn = sharding.on(mesh, sample_program(language, k, length, top_p < 1))
         found = drawn(params, *asked, np.float32(temperature), np.float32(top_p))
     return Guesses(*(gathered(leaf)[:count] for leaf in found))
 
@@ -130,32 +166,6 @@ def padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int[Host, "b t"]
 def _cast(language: Language, params: Params) -> Params:
     """In what is computed, once and not with every token."""
     return jax.tree.map(lambda leaf: leaf.astype(language.precision), params)
-
-
-@functools.cache
-def _beam(language: Language, k: int, length: int):
-    model = build(language)
-
-    def beam(params, tokens, lengths, last):
-        symbols = decode.Symbols(NONE, last, language.eos)
-        params = _cast(language, params)
-        return decode.beam_search(model, params, (tokens, lengths), k, symbols, length)
-
-    return jax.jit(beam)
-
-
-@functools.cache
-def _sample(language: Language, k: int, length: int, nucleus: bool):
-    model = build(language)
-
-    def sample(params, tokens, lengths, last, keys, temperature, top_p):
-        symbols = decode.Symbols(NONE, last, language.eos)
-        keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
-        params, top_p = _cast(language, params), top_p if nucleus else None
-        source = tokens, lengths
-        return decode.sample(model, params, source, k, symbols, length, keys, temperature, top_p)
-
-    return jax.jit(sample)
 
 
 @functools.cache
