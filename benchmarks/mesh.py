@@ -7,8 +7,8 @@ that find each other over loopback (gloo), in turns. Training the eigenvalues' t
 makes its rows of a batch), and a sweep of the mixture into a workdir, results and all. Each does it
 once before it is measured, so that nothing is compiled.
 
-Part `one_device`: a training step of both transformers on a mesh of one device, as every run has it,
-against the same step without a mesh, in turns in one process.
+Part `one_device`: a training step of both transformers on a mesh of one device, as every run has
+it, against the same step without a mesh, in turns in one process.
 """
 
 import dataclasses
@@ -36,9 +36,7 @@ from synthjax.nn import llama, seq2seq, sharding, train
 
 TURNS, STEPS = 5, 20
 SPEC = eigen.Spec(width=128, heads=8, batch=64, steps=2 * STEPS, n_real=10_000, generations=0)
-LLAMA = summarize.Spec(width=160, layers=4, heads=4, kv_heads=2, feed_forward=432).architecture(
-    2048
-)
+LLAMA = summarize.Spec(width=160, layers=4, heads=4, kv_heads=2, feed_forward=432)
 
 _WORK = flags.DEFINE_enum("work", None, ["training", "sweep"], "Be a process that does this.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Where both processes meet.")
@@ -95,46 +93,39 @@ def measured(work: str, count: int) -> dict:
 def one_device(results: Results) -> None:
     """Training steps with and without a mesh."""
     rng = np.random.default_rng(0)
-    ours = eigen.model.language_of(SPEC)
-    source, target = eigen.data.lengths(5, SPEC.numbers)
-    rows = [rng.integers(3, 1000, (64, size), np.int32) for size in (source, target)]
+    device = jax.local_devices()[0]
+    mesh = sharding.mesh(devices=[device])
+    writes = eigen.model.build(eigen.model.language_of(SPEC))
+    sizes = eigen.data.lengths(5, SPEC.numbers)
+    rows = seq2seq.Batch(*(rng.integers(3, 1000, (64, size), np.int32) for size in sizes))
+    reads = llama.build(LLAMA.architecture(2048))
     tokens = rng.integers(3, 2048, (16, 160), np.int32)
-    sides = {
-        "eigen": (eigen.model.build(ours), seq2seq.loss, seq2seq.axes, seq2seq.Batch(*rows)),
-        "llama": (
-            llama.build(LLAMA.architecture(2048)),
-            lambda model, pad: llama.loss(model),
-            llama.axes,
-            llama.Batch(tokens, np.ones(tokens.shape, np.float32)),
-        ),
-    }
-    for name, (model, loss, axes, batch) in sides.items():
-        trainer = train.trainer(loss(model, 0), train.Schedule(steps=10**6))
+    told = llama.Batch(tokens, np.ones(tokens.shape, np.float32))
+    for name, model, loss, axes, batch in (
+        ("eigen", writes, seq2seq.loss(writes, 0), seq2seq.axes, rows),
+        ("llama", reads, llama.loss(reads), llama.axes, told),
+    ):
+        trainer = train.trainer(loss, train.Schedule(steps=10**6))
         params = model.init(jax.random.key(0))
-        device = jax.local_devices()[0]
-        mesh = sharding.mesh(devices=[device])
+        places = functools.partial(sharding.places, mesh, axes)
 
         def steps(step, state, batch):
             def several():
+                nonlocal state
                 for _ in range(STEPS):
-                    state[0], metrics = step(state[0], batch)
+                    state, metrics = step(state, batch)
                 jax.block_until_ready(metrics)
 
             return several
 
-        placed = sharding.begun(
-            trainer.begin, params, lambda tree: sharding.places(mesh, axes, tree)
-        )
         seconds = interleaved(
             {
                 "mesh": steps(
                     sharding.on(mesh, trainer.step),
-                    [sharding.begun(trainer.begin, params, places)],
+                    sharding.begun(trainer.begin, params, places),
                     sharding.put_rows(mesh, batch, len(batch[0])),
                 ),
-                "plain": steps(
-                    trainer.step, [trainer.begin(params)], jax.device_put(batch, device)
-                ),
+                "plain": steps(trainer.step, trainer.begin(params), jax.device_put(batch, device)),
             },
             TURNS,
         )

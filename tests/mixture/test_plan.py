@@ -415,7 +415,7 @@ def test_a_record_lands_where_it_belongs(stages, monkeypatch):
         (10**7, 2**19, jax.devices()[:1]),
     ):
         monkeypatch.setattr(plan, "CPU_TILE", cpu_tile)
-        run = sweep._Sweep(spec, [(stage, work) for stage in stages], devices)
+        run = sweep._Sweep(spec, devices, [(stage, work) for stage in stages])
         steps = [step for step, _, _ in run.compute()]
         assert steps == list(range(len(run.chunks)))
         assert not run.todo
