@@ -10,7 +10,6 @@ padding, on either side. Decoding is cached: `start` reads the prompts, which gu
 """
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -20,26 +19,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from synthjax.nn.bind import Model, Params, bind
+from synthjax.nn.bind import Model, bind
+from synthjax.nn.lora import Linear, Lora, joined
+from synthjax.nn.rotary import RopeScaling, Rotary, angles, frequencies, rotated
 from synthjax.nn.sharding import constrain
 from synthjax.nn.train import Loss
 
 Cache = dict[str, Array]
 Prompts = tuple[Int[Array, "b s"], Int[Array, " b"]]
 LOGITS = 2**28  # logits that are held at a time where a loss is computed: 1 GiB
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's: wavelengths over `original / low` tokens are `factor` times as long.
-
-    Those under `original / high` stay as they are, those between change smoothly.
-    """
-
-    factor: float
-    low: float
-    high: float
-    original: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +53,6 @@ class Architecture:
     tied: bool = True
     qkv_bias: bool = False
     window: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters of every matrix of the layers (Hu et al., *LoRA*, 2021): W + (α/r) B A."""
-
-    rank: int
-    alpha: float
 
 
 def build(
@@ -240,11 +220,9 @@ class Llama(nnx.Module):
         there = (segments > 0)[:, None, :]
         return ((causal & same & there) | (t[:, None] == t))[:, None]
 
-    def _rotary(self, positions: Int[Array, "b t"]) -> tuple[Array, Array]:
-        """Cosine and sine of every token's angles, [b, t, head], float32."""
-        angles = positions[..., None].astype(jnp.float32) * _frequencies(self.a)
-        angles = jnp.concatenate([angles, angles], -1)
-        return jnp.cos(angles), jnp.sin(angles)
+    def _rotary(self, positions: Int[Array, "b t"]) -> Rotary:
+        a = self.a
+        return angles(positions, frequencies(a.head, a.rope_theta, a.rope_scaling))
 
     def _out(self, x):
         x = self.model.norm(x)
@@ -256,30 +234,9 @@ class Llama(nnx.Module):
         return constrain(x, "rows", "", "vocabulary")
 
 
-@functools.lru_cache
-def _frequencies(a: Architecture) -> np.ndarray:
-    """Radians a token, for half a head."""
-    found = a.rope_theta ** -(np.arange(0, a.head, 2, dtype=np.float64) / a.head)
-    if scaling := a.rope_scaling:
-        length = 2 * math.pi / found
-        # 1 where wavelengths are short, 0 where they are long
-        share = scaling.original / length - scaling.low
-        share = np.clip(share / (scaling.high - scaling.low), 0, 1)
-        found = found * (share + (1 - share) / scaling.factor)
-    return found.astype(np.float32)
-
-
 def _causal(t: int, window: int) -> Bool[np.ndarray, "t t"]:
     past = np.arange(t)[:, None] - np.arange(t)
     return (past >= 0) & (past < window) if window else past >= 0
-
-
-def _turned(x: Float[Array, "... h d"], rotary) -> Float[Array, "... h d"]:
-    """Rotated by the tokens' angles: the halves of a head are the two parts of its pairs."""
-    cosine, sine = (part[..., None, :] for part in rotary)
-    first, second = jnp.split(x, 2, -1)
-    turned = jnp.concatenate([-second, first], -1)
-    return (x * cosine + turned * sine).astype(x.dtype)
 
 
 class Embedding(nnx.Module):
@@ -293,32 +250,6 @@ class Embedding(nnx.Module):
         """Embedded."""
         table = constrain(self.weight[...].astype(self.dtype), "vocabulary", "")
         return constrain(table[tokens], "rows", "", "")
-
-
-class Linear(nnx.Module):
-    """x Wᵀ + b, with W [out, in]; initial weights as Llama's, normal of 0.02."""
-
-    def __init__(self, inside: int, outside: int, bias: bool, dtype, lora, rngs: nnx.Rngs):
-        self.dtype, self.lora = dtype, lora
-        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (outside, inside)))
-        self.bias = nnx.Param(jnp.zeros(outside)) if bias else None
-        if lora:
-            drawn = jax.random.normal(rngs.params(), (lora.rank, inside))
-            self.lora_a = nnx.Param(drawn / math.sqrt(inside))
-            self.lora_b = nnx.Param(jnp.zeros((outside, lora.rank)))
-
-    def __call__(self, x: Float[Array, "... i"], out=None) -> Float[Array, "... o"]:
-        """Applied, in `out` where that is another dtype."""
-
-        def times(x, weight):
-            weight = weight[...].astype(self.dtype)
-            return jnp.einsum("...i,oi->...o", x, weight, preferred_element_type=out or self.dtype)
-
-        y = times(x, self.weight)
-        if self.lora:
-            inner = times(x, self.lora_a).astype(self.dtype)
-            y = y + times(inner, self.lora_b) * (self.lora.alpha / self.lora.rank)
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -395,7 +326,7 @@ class Attention(nnx.Module):
         parts = (part(x) for part in (self.q_proj, self.k_proj, self.v_proj))
         parts = (part.reshape(*x.shape[:-1], -1, self.a.head) for part in parts)
         q, k, v = (constrain(part, "rows", "", "heads", "") for part in parts)
-        return _turned(q, rotary), _turned(k, rotary), v
+        return rotated(q, rotary), rotated(k, rotary), v
 
     def whole(self, x: Float[Array, "b t w"], mask: Bool[Array, "b 1 t t"] | None, rotary):
         """All tokens at once, and keys and values as [b, kv, t, d]."""
@@ -460,35 +391,3 @@ class Attention(nnx.Module):
         told = jnp.einsum("bkngs,bnsd->bkngd", weights[..., :s], prompt[1])
         told = told + jnp.einsum("bkngs,bknsd->bkngd", weights[..., s:], values)
         return self._out(told.reshape(*x.shape[:2], -1)), (keys, values)
-
-
-def adapters(params: Params) -> Params:
-    """The adapters alone."""
-    found = {}
-    for name, part in params.items():
-        if name.startswith("lora_"):
-            found[name] = part
-        elif isinstance(part, dict) and (inside := adapters(part)):
-            found[name] = inside
-    return found
-
-
-def joined(params: Params, others: Params) -> Params:
-    """Two trees of parameters as one."""
-    found = dict(params)
-    for name, part in others.items():
-        found[name] = joined(found[name], part) if name in found else part
-    return found
-
-
-def merged(params: Params, lora: Lora) -> Params:
-    """Parameters without adapters that compute what those with them do."""
-    if "lora_a" in params:
-        params = dict(params)
-        a, b = params.pop("lora_a"), params.pop("lora_b")
-        weight = params["weight"]
-        params["weight"] = (weight + (lora.alpha / lora.rank) * (b @ a)).astype(weight.dtype)
-    return {
-        name: merged(part, lora) if isinstance(part, dict) else part
-        for name, part in params.items()
-    }

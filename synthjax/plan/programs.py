@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from synthjax import eigen, mixture, summarize
 from synthjax.eigen import model as eigen_model
 from synthjax.mixture import sweep as mixture_sweep
-from synthjax.nn import llama, seq2seq, sharding
+from synthjax.nn import llama, lora, seq2seq, sharding
 from synthjax.nn.seq2seq import Batch
 from synthjax.plan.cost import Program
 from synthjax.protocol.elements import check_batch, elements
@@ -127,7 +127,7 @@ def _summarize(spec: summarize.Spec, mesh: Mesh) -> list[Program]:
         sharding.check_fit(mesh, axis, {name: getattr(a, name) for name in names})
     trainer = summarize_model.trainer(language, point.lora, point.schedule(0))
     shapes = summarize_model.build(language, point.lora).shapes
-    learned = llama.adapters(shapes) if point.lora else shapes
+    learned = lora.adapters(shapes) if point.lora else shapes
     whole = summarize_model.build(language).shapes
     state = _placed(mesh, llama.axes, jax.eval_shape(trainer.begin, learned))
     params = _placed(mesh, llama.axes, whole)

@@ -27,7 +27,8 @@ from synthjax.io.tensors import CONFIG, CONFIG_BYTES, ModelError, check_plain, j
 from synthjax.io.workdir import WorkdirError
 from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
-from synthjax.nn.llama import Architecture, RopeScaling
+from synthjax.nn.llama import Architecture
+from synthjax.nn.rotary import RopeScaling
 from synthjax.summarize import model
 from synthjax.summarize.model import Language
 

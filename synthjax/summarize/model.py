@@ -15,7 +15,8 @@ from synthjax import gathered
 from synthjax.nn import decode, llama, sharding, train
 from synthjax.nn.bind import Model, Params
 from synthjax.nn.decode import Guesses
-from synthjax.nn.llama import Architecture, Lora
+from synthjax.nn.llama import Architecture
+from synthjax.nn.lora import Lora
 from synthjax.nn.train import Schedule, Trainer
 
 Host = np.ndarray

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from synthjax.nn.llama import Architecture, Lora
+from synthjax.nn.llama import Architecture
+from synthjax.nn.lora import Lora
 from synthjax.nn.sharding import LEFT, MESH
 from synthjax.nn.train import Schedule
 from synthjax.protocol import select

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from synthjax import host, shared
-from synthjax.nn import llama, sharding, train
+from synthjax.nn import llama, lora, sharding, train
 from synthjax.nn.bind import Params
 from synthjax.nn.llama import Batch
 from synthjax.nn.train import State
@@ -213,7 +213,7 @@ class SummarizeTask:
         """The base, or the model before, in float32; or adapters of the base."""
         if self.spec.lora:
             build = model.build(self.language, self.spec.lora)
-            params = llama.adapters(build.init(self._key(Stream.LEARN, t)))
+            params = lora.adapters(build.init(self._key(Stream.LEARN, t)))
         elif t == 0 or self.spec.start == "base":
             params = self.base.params
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
@@ -244,7 +244,7 @@ class SummarizeTask:
     def abstract(self, t: int) -> State:
         """Shapes, dtypes and shardings of a state."""
         shapes = model.build(self.language, self.spec.lora).shapes
-        shapes = llama.adapters(shapes) if self.spec.lora else shapes
+        shapes = lora.adapters(shapes) if self.spec.lora else shapes
         state = jax.eval_shape(self._trainer(t).begin, shapes)
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -259,7 +259,7 @@ class SummarizeTask:
         """The model that guesses and is measured, adapters merged."""
         if self.spec.lora:
             base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), self.base.params)
-            return llama.merged(llama.joined(base, state.params), self.spec.lora)
+            return lora.merged(lora.joined(base, state.params), self.spec.lora)
         return state.params
 
     def _trainer(self, t: int) -> train.Trainer:

@@ -1,20 +1,20 @@
-"""The Llama family: rows shared or padded, the cache, losses in parts, adapters, rotary angles.
+"""The Llama family: rows shared or padded, the cache, losses in parts, adapters.
 
 What others' programs compute from the same weights is in `tests/summarize/test_hf.py`.
 """
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.nn import decode, llama, train
+from synthjax.nn import decode, llama, lora, train
 from synthjax.nn.decode import Symbols
-from synthjax.nn.llama import Architecture, Batch, Lora, RopeScaling
+from synthjax.nn.llama import Architecture, Batch
+from synthjax.nn.lora import Lora
 
 V, NONE, EOS = 23, -1, 2
 CLOSE = dict(rtol=1e-5, atol=3e-5)  # float32, in another order
@@ -252,8 +252,8 @@ def test_adapters_that_know_nothing_change_nothing():
     """As they begin, B is 0; and they stand beside every matrix of the layers, and nowhere else."""
     _, params = model_of(MISTRAL)
     adapted = llama.build(MISTRAL, lora=LORA)
-    begun = llama.adapters(jax.jit(adapted.init)(jax.random.key(0)))
-    found = logits(adapted, llama.joined(params, begun), padded(TEXTS))
+    begun = lora.adapters(jax.jit(adapted.init)(jax.random.key(0)))
+    found = logits(adapted, lora.joined(params, begun), padded(TEXTS))
     for row, expected in zip(found, logits_of(MISTRAL, TEXTS), strict=True):
         np.testing.assert_allclose(row[: len(expected)], expected, **CLOSE)
     paths = {
@@ -268,7 +268,7 @@ def test_adapters_that_know_nothing_change_nothing():
 def test_adapters_alone_learn_and_can_be_merged():
     _, params = model_of(MISTRAL)
     adapted = llama.build(MISTRAL, lora=LORA)
-    begun = llama.adapters(draw(adapted.shapes, seed=1))
+    begun = lora.adapters(draw(adapted.shapes, seed=1))
     schedule = train.Schedule(steps=4, warmup=0, learning_rate=0.01)
     trainer = train.trainer(llama.loss(adapted), schedule)
     batch, before = batch_of(padded(TEXTS), told_of(TEXTS)), jax.tree.map(np.array, params)
@@ -285,48 +285,14 @@ def test_adapters_alone_learn_and_can_be_merged():
     )
     jax.tree.map(np.testing.assert_array_equal, params, before)
 
-    both = llama.joined(params, learned)
+    both = lora.joined(params, learned)
     expected = logits(adapted, both, padded(TEXTS))
-    merged = llama.merged(both, LORA)
+    merged = lora.merged(both, LORA)
     assert jax.tree.structure(merged) == jax.tree.structure(params)
     found = logits(model_of(MISTRAL)[0], merged, padded(TEXTS))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
     plain = logits_of(MISTRAL, TEXTS[1:2] * 3)[0]
     assert np.abs(expected[1] - plain).max() > 1
-
-
-def test_frequencies_of_llama_3():
-    """As published, one by one: short wavelengths, long ones, and those between."""
-    factor, low, high, original = 8.0, 1.0, 4.0, 8192
-    a = dataclasses.replace(
-        LLAMA, head=128, rope_theta=5e5, rope_scaling=RopeScaling(factor, low, high, original)
-    )
-    expected, kinds = [], set()
-    for i in range(64):
-        plain = 5e5 ** (-2 * i / 128)
-        wavelength = 2 * math.pi / plain
-        if wavelength < original / high:
-            kinds.add("short")
-            expected.append(plain)
-        elif wavelength > original / low:
-            kinds.add("long")
-            expected.append(plain / factor)
-        else:
-            kinds.add("between")
-            smooth = (original / wavelength - low) / (high - low)
-            expected.append((1 - smooth) * plain / factor + smooth * plain)
-    assert len(kinds) == 3
-    np.testing.assert_allclose(llama._frequencies(a), expected, rtol=1e-6)
-
-
-def test_heads_are_rotated_as_complex_numbers():
-    """By their halves: the first is the real part."""
-    rng = np.random.default_rng(0)
-    x, angles = rng.standard_normal((5, 2, 6)), rng.uniform(0, 9, (5, 3))
-    turned = (x[..., :3] + 1j * x[..., 3:]) * np.exp(1j * angles)[:, None]
-    both = np.concatenate([angles, angles], -1)
-    found = llama._turned(jnp.asarray(x, jnp.float32), (np.cos(both), np.sin(both)))
-    np.testing.assert_allclose(found, np.concatenate([turned.real, turned.imag], -1), atol=1e-6)
 
 
 def test_bfloat16_computes_nearly_the_same_from_float32_parameters():

@@ -9,7 +9,7 @@ import pytest
 from summarize.tiny import tiny
 
 from configs import summarize as configs
-from synthjax.nn.llama import Lora
+from synthjax.nn.lora import Lora
 from synthjax.protocol.elements import elements, first_fields, first_of, name_of
 from synthjax.protocol.spec import (
     SpecError,
