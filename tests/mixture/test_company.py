@@ -19,16 +19,9 @@ from synthjax.mixture.spec import Spec
 from synthjax.mixture.sweep import run_tiles
 from synthjax.mixture.trajectory import trajectory
 
-pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("no_theory")]
+pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("no_theory", "with_own_parts")]
 
 N = 64
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_parts():
-    with own_parts():
-        yield
-
 
 # Random numbers of every kind, and grid points that share features.
 WHOLE = dict(
