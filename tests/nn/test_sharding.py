@@ -1,5 +1,6 @@
 """One mesh of three axes: what is computed on it is what one device computes."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -49,6 +50,29 @@ def test_parameters_and_optimizer_are_split(found):
     assert share.pop("one") == share.pop("data") == 1
     for name, least in SHARES.items():
         assert least <= share[name] < 1.1 * least + TABLES[name], name
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX asks of a TPU when it makes a mesh."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 8), (2, 1, 32), (32, 1, 2), (4, 4, 4), (4, 1, 16)])
+def test_any_mesh_of_a_torus(shape):
+    """Each chip once; neighbours along `tensor`, which talk most, are near."""
+    chips = [Chip(i, place) for i, place in enumerate(np.ndindex(4, 4, 4))]
+    found = sharding.mesh(dict(zip(sharding.AXES, shape, strict=True)), chips).devices
+    assert found.shape == shape and len({chip.id for chip in found.flat}) == 64
+    places = np.array([chip.coords for chip in found.flat]).reshape(*shape, 3)
+    away = np.abs(np.diff(places, axis=2)).sum(-1)
+    assert np.median(away) == 1 and away.mean() < 2
 
 
 def test_what_is_left_goes_to_one_axis():
