@@ -18,8 +18,8 @@ For a GPU; not measured here:
 - smollm2: SmolLM2-135M from `--config.model=DIR`, on XL-Sum from `--config.data=DIR`.
 - llama2_7b: the published experiment (arXiv 2406.07515, section 6.2): Llama-2-7B on XL-Sum, of
   which an eighth trains the generator. Published: random selection ends below the generator, an
-  oracle above it at every rate. For 8 chips, which share the parameters.
-- llama2_7b_pod: the same for 256 chips, of which 8 share a row of the batch.
+  oracle above it at every rate. For 8 to 128 chips of 80 GB or more; 4 share the parameters.
+- llama2_7b_pod: the same for 256 chips of 16 GB, of which 16 share them.
 """
 
 import dataclasses
@@ -162,14 +162,14 @@ def llama2_7b() -> Spec:
         generation_end=1.0,
         n=260_000,
         decode_batch=256,
-        mesh={"data": -1, "fsdp": 8, "tensor": 1},
+        mesh={"data": -1, "fsdp": 1, "tensor": 4},
         sweep={"verifier": ("random", "oracle", "self"), "rate": RATES},
     )
 
 
 def llama2_7b_pod() -> Spec:
-    """The published experiment, with a row of the batch for each 8 chips."""
-    return dataclasses.replace(llama2_7b(), mesh={"data": 1, "fsdp": 32, "tensor": 8})
+    """The published experiment on chips of less memory, two rows of the batch for 16 of them."""
+    return dataclasses.replace(llama2_7b(), mesh={"data": -1, "fsdp": 1, "tensor": 16})
 
 
 VARIANTS = {
