@@ -24,8 +24,9 @@ PRESETS = (
     (mixture, "million", "v5e:16x16"),
     (eigen, "paper", "v5e:4x4"),
     (summarize, "smollm2", "v5e:2x4"),
+    (summarize, "llama2_7b_node", "v5p:2x2x2"),
     (summarize, "llama2_7b", "v5p:4x4x4"),
-    (summarize, "llama2_7b_pod", "v5e:16x16"),
+    (summarize, "llama2_7b", "v5e:16x16"),
 )
 SLICES = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x16", "v5p:16x16x16")
 

@@ -18,8 +18,9 @@ For a GPU; not measured here:
 - smollm2: SmolLM2-135M from `--config.model=DIR`, on XL-Sum from `--config.data=DIR`.
 - llama2_7b: the published experiment (arXiv 2406.07515, section 6.2): Llama-2-7B on XL-Sum, of
   which an eighth trains the generator. Published: random selection ends below the generator, an
-  oracle above it at every rate. For 8 to 128 chips of 80 GB or more; 4 share the parameters.
-- llama2_7b_pod: the same for 256 chips of 16 GB, of which 16 share them.
+  oracle above it at every rate. For a pod: two rows of the batch for each sixteenth of its chips,
+  which share the parameters, such as 4 of 64 TPU v5p or 16 of 256 v5e.
+- llama2_7b_node: the same for 8 chips of 80 GB, of which 4 share the parameters.
 """
 
 import dataclasses
@@ -162,14 +163,14 @@ def llama2_7b() -> Spec:
         generation_end=1.0,
         n=260_000,
         decode_batch=256,
-        mesh={"data": -1, "fsdp": 1, "tensor": 4},
+        mesh={"data": 16, "fsdp": 1, "tensor": -1},
         sweep={"verifier": ("random", "oracle", "self"), "rate": RATES},
     )
 
 
-def llama2_7b_pod() -> Spec:
-    """The published experiment on chips of less memory, two rows of the batch for 16 of them."""
-    return dataclasses.replace(llama2_7b(), mesh={"data": -1, "fsdp": 1, "tensor": 16})
+def llama2_7b_node() -> Spec:
+    """The published experiment on one host."""
+    return dataclasses.replace(llama2_7b(), mesh={"data": -1, "fsdp": 1, "tensor": 4})
 
 
 VARIANTS = {
@@ -178,7 +179,7 @@ VARIANTS = {
     "small": small,
     "smollm2": smollm2,
     "llama2_7b": llama2_7b,
-    "llama2_7b_pod": llama2_7b_pod,
+    "llama2_7b_node": llama2_7b_node,
 }
 
 
