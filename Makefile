@@ -43,11 +43,14 @@ lint: $(installed)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 
-bench: $(VENV)/.synthjax-peers
-	@set -e; for file in $(filter-out benchmarks/common.py benchmarks/peer.py,$(wildcard benchmarks/[a-z]*.py)); do \
+BESIDES = $(addprefix benchmarks/,common.py peer.py pod.py)
+
+bench: $(VENV)/.synthjax-peers .venv-tpu/.synthjax-installed
+	@set -e; for file in $(filter-out $(BESIDES),$(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "$(python) -m benchmarks.$$(basename $$file .py)"; \
 	  $(python) -m benchmarks.$$(basename $$file .py); \
 	done
+	.venv-tpu/bin/python -m benchmarks.pod
 
 plan: .venv-tpu/.synthjax-installed
 	.venv-tpu/bin/python -m launch.plan $(ARGS)

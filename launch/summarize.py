@@ -2,9 +2,10 @@
 
     python -m launch.summarize --config=configs/summarize.py:VARIANT --workdir=DIR
 
-VARIANT: demo, verifiers, small, smollm2, llama2_7b or llama2_7b_node (configs/summarize.py says what
-each does). DIR gets results.nc, figures/, samples/ (summaries of every generation, JSON lines),
-metrics.jsonl, tb/ (TensorBoard), models/ (Hugging Face directories), checkpoints/ and spec.json.
+VARIANT: demo, verifiers, small, smollm2, llama2_7b or llama2_7b_node (configs/summarize.py says
+what each does). DIR gets results.nc, figures/, samples/ (summaries of every generation, JSON
+lines), metrics.jsonl, tb/ (TensorBoard), models/ (Hugging Face directories), checkpoints/ and
+spec.json.
 The same command in the same DIR goes on where it was; with more generations or values of an axis it
 computes what is new.
 """
