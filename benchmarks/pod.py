@@ -76,13 +76,13 @@ def main(argv: list[str]) -> None:
 
 
 PLAN = {
-    "memory": lambda one: f"{one['memory'] / 2**30:.1f} of {one['limit'] / 2**30:.0f} GiB",
+    "memory": lambda one: f"{one['memory'] / 2**30:.2g} of {one['limit'] / 2**30:.0f} GiB",
     "FLOP a chip": lambda one: _number(one["flops"] + one["vector"]),
     "bytes read, written": lambda one: _number(one["bytes"]),
     "bytes of collectives": lambda one: _number(_sent(one)),
     "predicted seconds": lambda one: "{:.3g} to {:.3g}".format(*one["predicted"]),
     "a second, all chips": lambda one: _a_second(one),
-    "MFU": lambda one: "{1:.0%} to {0:.0%}".format(*one["utilisation"] or ()),
+    "MFU": lambda one: " to ".join(f"{share:.0%}" for share in (one["utilisation"] or ())[::-1]),
     "compiled in": lambda one: f"{one['seconds']:.0f} s",
 }
 SCALING = {name: PLAN[name] for name in list(PLAN)[1:5]}
