@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.common import Results
 from configs import eigen, mixture, summarize
+from synthjax.plan import topology
 from synthjax.plan.report import planned
 
 PRESETS = (
@@ -56,20 +57,21 @@ WEAK: dict[str, Callable[[int], Any]] = {
 
 
 def main(argv: list[str]) -> None:
+    topology.devices(SLICES[0])  # first of all: here JAX is told to look for no TPU
     console = Console(width=120)
     results, found = Results("pod_presets"), []
-    for configs, variant, topology in PRESETS:
+    for configs, variant, where in PRESETS:
         name = f"{configs.__name__.removeprefix('configs.')}:{variant}"
-        for line in planned(configs.VARIANTS[variant](), topology, False, console):
-            found.append({"preset": name, "topology": topology, **line})
+        for line in planned(configs.VARIANTS[variant](), where, False, console):
+            found.append({"preset": name, "topology": where, **line})
             results.add(**found[-1])
     table(found, ("preset", "topology", "mesh", "program"), PLAN)
     results, found = Results("pod_weak_scaling"), []
     for name, spec_of in WEAK.items():
-        for topology in SLICES:
-            chips = _chips(topology)
-            for line in planned(spec_of(chips), topology, False, console):
-                found.append({"what": name, "topology": topology, **line})
+        for where in SLICES:
+            spec = spec_of(len(topology.devices(where)))
+            for line in planned(spec, where, False, console):
+                found.append({"what": name, "topology": where, **line})
                 results.add(**found[-1])
     found.sort(key=lambda line: (line["what"], line["name"]))  # stable: by chips within
     table(found, ("what", "program", "devices"), SCALING)
@@ -97,13 +99,6 @@ def table(lines: Sequence[dict], about: Sequence[str], columns: dict[str, Callab
         cells = [str(line[name]) for name in about]
         cells += [call(line) if line["fits"] else "-" for call in columns.values()]
         print("|", " | ".join(cells), "|")
-
-
-def _chips(topology: str) -> int:
-    count = 1
-    for size in topology.split(":")[1].split("x"):
-        count *= int(size)
-    return count
 
 
 def _sent(one: dict) -> float:

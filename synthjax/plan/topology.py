@@ -20,6 +20,7 @@ def devices(topology: str | None) -> list[jax.Device]:
     if not topology:
         return jax.devices()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nobody there to be asked
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing to be shared out
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     if not jax.config.jax_platforms:
