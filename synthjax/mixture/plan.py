@@ -40,6 +40,8 @@ CPU_TILE = 2**19
 BAND_STEP, BAND_TILE = 200, 4
 # Grid points that share a draw of the features. More would save little and cost memory.
 TILE_POINTS = 8
+# Of time, what a tile may take that is larger than the one of the least.
+IDLE = 1.03
 # Fields of the spec that a static takes the kind of.
 KINDS = {
     name: field.metadata["kinds"]
@@ -299,8 +301,9 @@ def bytes_of(static: Static, swept: tuple[str, ...], points: int) -> int:
 def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, devices: int) -> Tile:
     """The tile for chunks of up to `shape`: as large as is fast within the memory budget.
 
-    Where the budget is too small for every device to have one, fewer devices work. Raises SpecError
-    where not even one trajectory fits.
+    The budget is for all CPU devices together, and for each of other devices: where it is too small
+    for every CPU device to have a tile, fewer work. Raises SpecError where not even one trajectory
+    fits.
     """
     static, budget = group.static, spec.memory_gb * 2**30
     one = bytes_of(static, group.swept, 1)
@@ -312,7 +315,10 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
             f"n={np.max(group.numbers.n)}, "
             f"d={static.d}{_with_past(static)} needs that",
         )
-    devices = min(devices, int(budget // one))
+    if platform == "cpu":  # whose devices share the machine's memory
+        devices = min(devices, int(budget // one))
+    else:
+        budget *= devices
     points = min(shape[0], TILE_POINTS)
     while points > 1 and (
         bytes_of(static, group.swept, points) * devices > budget
@@ -324,9 +330,10 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
         shared = 1 + min(BAND_TILE - 1, BAND_STEP * _banded(static) // static.n)
         most = min(most, max(shared, CPU_TILE // (static.n * static.columns)))
     blocks = -(-shape[0] // points)
-    # No larger than lets every device have a tile.
-    most = min(most, max(1, shape[1] * blocks // devices))
-    parts = -(-shape[1] // most)
+    # As many trajectories as leave devices idle, or with a tile filled up, for hardly any time.
+    parts = np.arange(-(-shape[1] // most), shape[1] + 1)
+    time = -(-blocks * parts // devices) * -(-shape[1] // parts)
+    parts = int(parts[np.argmax(time <= IDLE * time.min())])
     count = -(-blocks * parts // devices) * devices
     return Tile(points, -(-shape[1] // parts), count, devices)
 

@@ -105,7 +105,8 @@ class Spec:
     l2: float = config_field(0.01, "λ of the learner's (λ/2)‖w‖²", low=0, high=1e6)
     memory_gb: float = config_field(
         2.0,
-        "memory for the features and what is computed from them at one time, all devices together",
+        "memory for the features and what is computed from them at one time: of all CPU devices "
+        "together, or of each accelerator",
         unit="GiB",
         low=0,
         low_open=True,

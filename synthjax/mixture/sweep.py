@@ -96,15 +96,19 @@ def estimate(spec: Spec) -> str:
     devices = jax.devices()
     plan.check_results(spec)
     groups, chunks, tiles = layout_of(spec, devices)
+    together = devices[0].platform == "cpu"
+    each = "" if together else " each"
     held = max(
-        plan.bytes_of(group.static, group.swept, tile.points) * tile.trajectories * tile.devices
+        plan.bytes_of(group.static, group.swept, tile.points)
+        * tile.trajectories
+        * (tile.devices if together else 1)
         for group, tile in zip(groups, tiles, strict=True)
     )
     return (
         f"{_pairs(chunks):,} trajectories, generations: {spec.generations}, chunks: {len(chunks)}, "
         f"programs: {len({group.static for group in groups})}, "
         f"on {len(devices)} x {devices[0].device_kind}; "
-        f"about {held / 2**30:.2g} GiB at one time (memory_gb={spec.memory_gb:g}), "
+        f"about {held / 2**30:.2g} GiB{each} at one time (memory_gb={spec.memory_gb:g}), "
         f"{plan.result_bytes(spec) / 2**30:.2g} GiB of results"
     )
 

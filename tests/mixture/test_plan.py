@@ -290,7 +290,8 @@ def test_tiles_keep_to_the_budget_and_to_the_chunk(spec, platform):
         groups, chunks, tiles = cut(spec, work, platform, devices)
         for g, (group, tile) in enumerate(zip(groups, tiles, strict=True)):
             held = plan.bytes_of(group.static, group.swept, tile.points) * tile.trajectories
-            assert held * tile.devices <= spec.memory_gb * GIB
+            together = tile.devices if platform == "cpu" else 1
+            assert held * together <= spec.memory_gb * GIB
             shapes = [chunk.shape for chunk in chunks if chunk.group == g]
             assert 1 <= tile.points <= max(points for points, _ in shapes)
             assert 1 <= tile.trajectories <= max(trajectories for _, trajectories in shapes)
@@ -309,6 +310,16 @@ def test_every_device_works_where_memory_allows():
     one = plan.bytes_of(plan.groups(spec)[0].static, (), 1)
     short = Spec(n=1000, d=50, trajectories=64, memory_gb=3.5 * one / GIB)
     assert cut(short, 2**40, "cpu", 8).tiles[0].devices == 3
+
+
+def test_a_chip_of_a_pod_has_no_more_to_do_than_one_alone():
+    """4000 trajectories for each chip, whatever their number: hardly more is computed for it."""
+    steps = {"theta_ver": tuple(np.linspace(0.1, 3, 1000))}
+    for chips in (1, 8, 64, 256, 1024, 4096):
+        spec = Spec(n=1000, d=100, trajectories=4 * chips, verifier="linear", sweep=steps)
+        (tile,) = cut(spec, 2**60, "tpu", chips).tiles
+        assert tile.devices == chips
+        assert 4000 <= tile.points * tile.trajectories * tile.count / chips <= 1.05 * 4000
 
 
 @pytest.mark.parametrize("regime", ["replace", "accumulate"])
