@@ -22,12 +22,13 @@ from jaxtyping import Array, Bool, Float, Int
 from synthjax.nn.bind import Model, bind
 from synthjax.nn.lora import Linear, Lora, joined
 from synthjax.nn.rotary import RopeScaling, Rotary, angles, frequencies, rotated
-from synthjax.nn.sharding import constrain
+from synthjax.nn.sharding import constrain, pieces
 from synthjax.nn.train import Loss
 
 Cache = dict[str, Array]
 Prompts = tuple[Int[Array, "b s"], Int[Array, " b"]]
-LOGITS = 2**28  # logits that are held at a time where a loss is computed: 1 GiB
+LOGITS = 2**28  # logits that a device holds at a time where a loss is computed: 1 GiB
+OUT = ("rows", "", "vocabulary")  # their axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Llama(nnx.Module):
     ) -> Float[Array, "b t-1"]:
         """Natural log-probability of every token but the first of a row, given those before it.
 
-        Logits are never there all at once where they would take more than `LOGITS`.
+        Logits are never there all at once where they would take more of a device than `LOGITS`.
         """
         x = self._hidden(tokens, segments, positions)[:, :-1]
         b, t = x.shape[:2]
@@ -153,7 +154,8 @@ class Llama(nnx.Module):
             own = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
             return own - jax.nn.logsumexp(logits, -1)
 
-        parts = -(-b * t * self.a.vocabulary // LOGITS)
+        held = b * t * self.a.vocabulary // pieces((b, t, self.a.vocabulary), *OUT)
+        parts = -(-held // LOGITS)
         if parts <= 1:
             return some(x, tokens[:, 1:])
         size = -(-t // parts)
@@ -231,7 +233,7 @@ class Llama(nnx.Module):
             x = jnp.einsum("...w,vw->...v", x, table, preferred_element_type=jnp.float32)
         else:
             x = self.lm_head(x, jnp.float32)
-        return constrain(x, "rows", "", "vocabulary")
+        return constrain(x, *OUT)
 
 
 def _causal(t: int, window: int) -> Bool[np.ndarray, "t t"]:

@@ -181,6 +181,16 @@ def constrain(x: Shaped[Array, "..."], *names: str) -> Shaped[Array, "..."]:
     return jax.lax.with_sharding_constraint(x, _split(mesh, names, x.shape))
 
 
+def pieces(shape: Sequence[int], *names: str) -> int:
+    """Among how many devices of the mesh an activation of this shape is split; names as above."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return 1
+    over = [axis for axis in _split(mesh, names, shape) if axis]
+    axes = [one for axis in over for one in ((axis,) if isinstance(axis, str) else axis)]
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 def _split(mesh, names: Sequence[str], shape: Sequence[int]) -> PartitionSpec:
     """Axes by their names, whole where the mesh does not divide them."""
 

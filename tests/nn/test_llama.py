@@ -5,16 +5,19 @@ What others' programs compute from the same weights is in `tests/summarize/test_
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from synthjax.nn import decode, llama, lora, train
 from synthjax.nn.decode import Symbols
 from synthjax.nn.llama import Architecture, Batch
 from synthjax.nn.lora import Lora
+from synthjax.nn.sharding import AXES
 
 V, NONE, EOS = 23, -1, 2
 CLOSE = dict(rtol=1e-5, atol=3e-5)  # float32, in another order
@@ -195,6 +198,21 @@ def test_log_probs_in_parts(monkeypatch, held):
     )
     np.testing.assert_allclose(own, theirs, **CLOSE)
     assert_trees_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loss_has_no_more_parts_on_more_devices(monkeypatch):
+    """With as many rows for each."""
+    model, params = model_of(MISTRAL)
+    monkeypatch.setattr(llama, "LOGITS", 3 * 7 * V // 2)
+
+    def lengths(devices):
+        kinds = (AxisType.Auto,) * len(AXES)
+        rows = jnp.zeros((3 * devices, 8), jnp.int32)
+        with jax.sharding.use_abstract_mesh(AbstractMesh((devices, 1, 1), AXES, axis_types=kinds)):
+            made = jax.make_jaxpr(lambda params: model.apply(params, "log_probs", rows))(params)
+        return re.findall(r"length=(\d+)", str(made))
+
+    assert lengths(1) == lengths(4) == ["3"]
 
 
 def test_a_row_of_one_token_has_no_log_probs():
