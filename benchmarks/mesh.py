@@ -34,7 +34,7 @@ from synthjax.eigen.task import EigenTask
 from synthjax.io import processes
 from synthjax.nn import llama, seq2seq, sharding, train
 
-TURNS, STEPS = 5, 20
+TURNS, STEPS = 3, 20
 SPEC = eigen.Spec(width=128, heads=8, batch=64, steps=2 * STEPS, n_real=10_000, generations=0)
 LLAMA = summarize.Spec(width=160, layers=4, heads=4, kv_heads=2, feed_forward=432)
 
