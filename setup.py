@@ -12,7 +12,9 @@ setup(
     install_requires=[
         "absl-py>=2.5",
         "chex>=0.1.92",
+        "etils>=1.15",
         "flax>=0.12.8",
+        "fsspec>=2026.9",
         "grain>=0.2.18",
         "h5netcdf>=1.8",
         "h5py>=3.16",
@@ -35,6 +37,8 @@ setup(
     ],
     extras_require={
         "test": [
+            "gcp-storage-emulator>=2026.7.19",
+            "gcsfs>=2026.10.1",
             "glassllm>=0.1.0",
             "jsonschema>=4.26",
             "pytest>=9.2",
@@ -47,6 +51,7 @@ setup(
         ],
         "bench": ["joblib>=1.6", "scikit-learn>=1.9", "torch>=2.13"],
         "cuda": ["jax[cuda13]"],
+        "gcs": ["gcsfs>=2026.10.1"],
         "tpu": ["jax[tpu]"],
         # In an environment of its own: with libtpu every start of JAX looks for a TPU.
         "tpu-plan": ["jax[tpu]"],

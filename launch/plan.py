@@ -20,8 +20,8 @@ from rich.console import Console
 
 from launch.task import TASKS, asked_task
 from synthjax import eigen, mixture, summarize
+from synthjax.io import storage
 from synthjax.io.tensors import ModelError
-from synthjax.io.workdir import write_text
 from synthjax.plan import report
 from synthjax.plan.topology import TopologyError
 from synthjax.protocol.flags import define_config, fail, launch, named, specs
@@ -46,7 +46,7 @@ def main() -> None:
         with named(name):
             found += report.planned(spec, _TOPOLOGY.value, _SEARCH.value, Console())
     if _JSON.value:
-        write_text(Path(_JSON.value), json.dumps(found, indent=1) + "\n")
+        storage.write(Path(_JSON.value), json.dumps(found, indent=1) + "\n")
         print(f"numbers: {_JSON.value}")
     if not _SEARCH.value and not all(one["fits"] for one in found):
         sys.exit(1)

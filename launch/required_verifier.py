@@ -8,17 +8,17 @@ DIR gets required_verifier.nc and required_verifier.png.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 from rich.console import Console
 
+from launch.task import define_workdir, folder_of
 from synthjax import mixture
-from synthjax.io import results
+from synthjax.io import results, storage
 from synthjax.io.log import Progress
 from synthjax.io.workdir import WorkdirError
 from synthjax.mixture import dataset
-from synthjax.plot import required
+from synthjax.plot import files, required
 from synthjax.protocol.flags import define_config, fail, launch, specs
 
 _CONFIG = define_config(mixture.Spec)
@@ -26,7 +26,7 @@ _TARGETS = flags.DEFINE_list("targets", ["0.8", "0.9", "0.95"], "Accuracies to b
 _NS = flags.DEFINE_list(
     "ns", [str(round(10 ** (2 + i / 4))) for i in range(17)], "Numbers of examples, 100 to 10⁶."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the table and the figure.")
+_WORKDIR = define_workdir()
 
 
 def numbers(flag: flags.FlagHolder, kind: type, low: float, high: float) -> list:
@@ -49,13 +49,13 @@ def main() -> None:
     if len(chosen) > 1:
         fail(f"this config holds several specs ({', '.join(chosen)}): take one that holds one")
     [spec] = chosen.values()
-    workdir = Path(_WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = folder_of(_WORKDIR)
+    storage.make(workdir)
     print(f"state evolution for {len(ns)} n and {len(targets)} targets", flush=True)
     with Progress("n", len(ns)) as progress:
         found = dataset.required(spec, targets, ns, progress.advance)
     results.write(found, workdir / "required_verifier.nc")
-    required.draw(found).savefig(workdir / "required_verifier.png", dpi=150)
+    files.write(required.draw(found), workdir / "required_verifier.png")
     Console(width=None if sys.stdout.isatty() else 160).print(required.table(found))
     print(f"results: {workdir / 'required_verifier.nc'}")
     print(f"figure:  {workdir / 'required_verifier.png'}")

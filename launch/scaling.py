@@ -17,16 +17,19 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
+from launch.task import define_workdir, folder_of
 from synthjax import mixture
+from synthjax.io import storage
 from synthjax.io.checkpoint import CheckpointError
 from synthjax.io.stop import GracefulStop
 from synthjax.io.workdir import WorkdirError
+from synthjax.plot import files
 from synthjax.plot import scaling as plot
 from synthjax.protocol.flags import define_config, fail, launch, named, specs
 from synthjax.scaling import data, laws
 
 _CONFIG = define_config(mixture.Spec)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written.")
+_WORKDIR = define_workdir()
 _DATA = flags.DEFINE_string("data", None, "A results.nc or a CSV file, instead of --config.")
 _X = flags.DEFINE_list(
     "x",
@@ -54,7 +57,7 @@ def runs(stop: GracefulStop) -> list[laws.Series]:
     for name, spec in parts.items():
         if stop.requested:
             raise mixture.Stopped("nothing of this part is begun")
-        results = mixture.run(spec, Path(_WORKDIR.value) / name)
+        results = mixture.run(spec, folder_of(_WORKDIR) / name)
         swept = [axis for axis in ("n", "d") if axis in spec.sweep]
         x = _X.value or swept[:1] or ["generation"]
         if not _X.value and {"n", "theta_ver"} <= {*spec.sweep} and spec.generations > 1:
@@ -82,7 +85,7 @@ def main() -> None:
         fail("needs --workdir=DIR and one of --config=FILE:VARIANT and --data=FILE")
     if _DATA.value is not None and not _X.value:
         fail("--data needs --x=COLUMN (--help says more)")
-    workdir = Path(_WORKDIR.value)
+    workdir = folder_of(_WORKDIR)
     if _DATA.value is not None:
         series = data.read(Path(_DATA.value), _X.value, _Y.value, _BY.value)
     else:
@@ -94,13 +97,13 @@ def main() -> None:
                 print(f"Stopped: {stopped}. To go on:\n  {again}")
                 return
     fits = [fitted(one) for one in series]
-    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    storage.make(workdir)
     told = [fit.to_dict() | {"best": fit is every[0]} for every in fits for fit in every]
     told = json.dumps(told, indent=1, allow_nan=False)
-    (workdir / "fits.json").write_text(told + "\n")
+    storage.write(workdir / "fits.json", told + "\n")
     figure = workdir / "figures" / "scaling.png"
     best = [(one, every[0]) for one, every in zip(series, fits, strict=True)]
-    plot.draw(best, _Y.value).savefig(figure, dpi=150)
+    files.write(plot.draw(best, _Y.value), figure)
     Console(width=None if sys.stdout.isatty() else 200).print(plot.table(fits))
     print(f"fits:   {workdir / 'fits.json'}\nfigure: {figure}")
 

@@ -17,7 +17,6 @@ import math
 import os
 import shlex
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -30,8 +29,10 @@ from launch.task import (
     define_workdir,
     folder_of,
 )
+from synthjax.io import storage
 from synthjax.io.results import read, write
-from synthjax.io.workdir import WorkdirError, provenance, write_text
+from synthjax.io.storage import Place
+from synthjax.io.workdir import WorkdirError, provenance
 from synthjax.protocol.elements import elements, first_of
 from synthjax.protocol.flags import define_config, fail, launch, specs
 from synthjax.protocol.spec import fields_of, from_json, to_json
@@ -85,7 +86,7 @@ def main(command: str) -> None:
         _merge(folder, manifest, launcher)
 
 
-def _split(folder: Path) -> None:
+def _split(folder: Place) -> None:
     """Write the manifest, and say how to run its jobs."""
     launcher = launcher_of(asked_task())
     parts, reads = specs(_CONFIG, _SPEC), launcher.task.spec.reads
@@ -113,8 +114,8 @@ def _split(folder: Path) -> None:
     file = flags.FLAGS["config"].config_filename
     manifest = {"task": asked_task(), "config": file, "parts": whole, "jobs": jobs}
     _check_begun(folder, manifest)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / MANIFEST, json.dumps(manifest | provenance(), indent=1) + "\n")
+    storage.make(folder)
+    storage.write(folder / MANIFEST, json.dumps(manifest | provenance(), indent=1) + "\n")
     last = len(jobs) - 1
     print(f"{len(jobs)} jobs for {sum(points.values())} points of the grid: {folder / MANIFEST}")
     if firsts > len(shared):
@@ -133,9 +134,10 @@ def _split(folder: Path) -> None:
     )
 
 
-def _check_begun(folder: Path, manifest: dict) -> None:
+def _check_begun(folder: Place, manifest: dict) -> None:
     """Raises WorkdirError where jobs have begun that are not those of this manifest."""
-    if not any(folder.glob("jobs/*/spec.json")):
+    jobs = folder / "jobs"
+    if not any(storage.exists(jobs / name / "spec.json") for name in storage.names(jobs)):
         return
     held = [
         (one["task"], [(job["part"], job["spec"]["sweep"]) for job in one["jobs"]])
@@ -147,11 +149,11 @@ def _check_begun(folder: Path, manifest: dict) -> None:
         )
 
 
-def _manifest(folder: Path) -> dict:
+def _manifest(folder: Place) -> dict:
     """What `split` wrote."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(storage.read(path))
         if manifest["task"] in TASKS and manifest["jobs"] and manifest["parts"]:
             return manifest
     except FileNotFoundError:
@@ -181,12 +183,12 @@ def _job(index: int) -> str:
     return f"jobs/{index}"
 
 
-def _merge(folder: Path, manifest: dict, launcher: Launcher) -> None:
+def _merge(folder: Place, manifest: dict, launcher: Launcher) -> None:
     """One results.nc from those of all jobs, and its figures."""
     found, missing = [], []
     for index, job in enumerate(manifest["jobs"]):
         path = folder / _job(index) / "results.nc"
-        found.append(read(path) if path.exists() else None)
+        found.append(read(path) if storage.exists(path) else None)
         if found[-1] is None or json.loads(found[-1].attrs["spec"]) != job["spec"]:
             missing.append(index)
     if missing:
@@ -194,7 +196,7 @@ def _merge(folder: Path, manifest: dict, launcher: Launcher) -> None:
     for part, about in manifest["parts"].items():
         spec = from_json(launcher.task.Spec, json.dumps(about["spec"]))
         results = merge(spec, about["cuts"], [found[index] for index in about["jobs"]])
-        (folder / part).mkdir(exist_ok=True)
+        storage.make(folder / part)
         write(results, folder / part / "results.nc")
         launcher.show(results, folder / part)
 

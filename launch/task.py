@@ -14,9 +14,10 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from synthjax.io import processes
+from synthjax.io import processes, storage
 from synthjax.io.checkpoint import CheckpointError
 from synthjax.io.stop import GracefulStop, Stopped
+from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
 from synthjax.io.workdir import WorkdirError
 from synthjax.protocol.flags import define_config, fail, launch, named, specs
@@ -38,7 +39,7 @@ class Launcher(NamedTuple):
 
     task: ModuleType
     summary: Callable[[xr.Dataset], Table]
-    save: Callable[[xr.Dataset, Path], Iterable[Path]]
+    save: Callable[[xr.Dataset, Place], Iterable[Place]]
     errors: tuple[type[Exception], ...] = ()
 
     def main(self) -> None:
@@ -58,7 +59,7 @@ class Launcher(NamedTuple):
 
         launch(main, (*ERRORS, *self.errors), self.task.Spec)
 
-    def run(self, parts: dict, folder: Path, again: list[str], draw: bool = True) -> None:
+    def run(self, parts: dict, folder: Place, again: list[str], draw: bool = True) -> None:
         """Run every spec in folder/NAME, and say what came of it; `draw`: and draw it.
 
         `again` is what `python -m` runs to go on.
@@ -79,7 +80,7 @@ class Launcher(NamedTuple):
                 if processes.first():
                     self.show(results, folder / part, draw)
 
-    def show(self, results: xr.Dataset, folder: Path, draw: bool = True) -> None:
+    def show(self, results: xr.Dataset, folder: Place, draw: bool = True) -> None:
         """Print what was found, and where it is; `draw`: and draw it."""
         Console(width=None if sys.stdout.isatty() else 160).print(self.summary(results))
         say(f"results: {folder / 'results.nc'}")
@@ -110,14 +111,17 @@ def say(text: str) -> None:
 
 def define_workdir() -> flags.FlagHolder[str]:
     """The flag --workdir."""
-    return flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+    return flags.DEFINE_string(
+        "workdir", None, "Folder for everything that the run writes, here or as gs://BUCKET/FOLDER."
+    )
 
 
-def folder_of(workdir: flags.FlagHolder[str]) -> Path:
+def folder_of(workdir: flags.FlagHolder[str]) -> Place:
     """What --workdir names."""
-    if re.match(r"\w+://", workdir.value):
-        fail(f"--workdir={workdir.value}: must be a folder; mount a bucket (docs/cluster.md)")
-    return Path(workdir.value)
+    try:
+        return storage.place(workdir.value)
+    except OSError as error:
+        fail(f"--workdir={workdir.value}: {error}")
 
 
 def define_processes() -> Callable[[Callable[[], None], tuple[type[Exception], ...]], None]:

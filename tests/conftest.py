@@ -27,6 +27,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in launchers' pr
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # small ones add up
 
 import jax
+from bucket import served
 
 from synthjax.mixture import dataset
 
@@ -71,3 +72,10 @@ def no_theory():
 
     with mock.patch.object(dataset, "theory", nothing):
         yield
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory):
+    """A bucket that an emulator serves, for this process and those that it begins."""
+    with served(tmp_path_factory.mktemp("bucket")) as bucket:
+        yield bucket

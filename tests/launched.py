@@ -12,6 +12,7 @@ import resource
 import runpy
 import shlex
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from pathlib import Path
 
 import jax
 import pytest
+import xarray as xr
 
+from synthjax.io import results
 from synthjax.io.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +127,16 @@ class Run:
         return self.process.exitcode, self.read("stdout"), self.read("stderr")
 
 
+def two(argv: list[str], workdir: str | Path, said: Path, **how) -> list[Run]:
+    """Two processes of a launcher that share a run; output in said/said0 and said/said1."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
+    argv.append(f"--coordinator=localhost:{port}")
+    return [Run([*argv, f"--process={i}"], said / f"said{i}", **how) for i in range(2)]
+
+
 def one_error(stderr: str) -> str:
     """The error, which is the last line, the only one of its sort, and no traceback is near."""
     *others, last = stderr.splitlines()
@@ -155,6 +168,12 @@ def saved(workdir: Path) -> set[int]:
 
 def same_results(workdir: Path, other: Path) -> bool:
     return (workdir / "results.nc").read_bytes() == (other / "results.nc").read_bytes()
+
+
+def assert_alike(workdir: Path, other: Path) -> None:
+    """The results are the same to rounding: on other devices a sum has another order."""
+    found, wanted = (results.read(path / "results.nc") for path in (workdir, other))
+    xr.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def how_to_go_on(stdout: str, module: str = "launch.mixture") -> list[str]:

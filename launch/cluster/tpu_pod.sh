@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # A launcher on a slice of Cloud TPUs, until it is done, however often the slice is preempted.
 #
-#   NAME=paper ZONE=us-east5-b SHARE=10.0.0.2:/runs \
+#   NAME=paper ZONE=us-east5-b \
 #   SLICE='--accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e --spot' \
-#     launch/cluster/tpu_pod.sh launch.NAME --config=... --workdir=/mnt/share/paper --distributed
+#     launch/cluster/tpu_pod.sh launch.NAME --config=... --workdir=gs://BUCKET/paper --distributed
 #
 # It asks for the slice as a queued resource, copies the commit that is checked out here to all hosts,
-# mounts SHARE (NFS, Filestore) there at /mnt/share, and runs. At the end, good or bad, and at Ctrl-C
-# it deletes the slice. The same command goes on, with the slice too where it is still there.
+# and runs. SHARE=10.0.0.2:/runs (NFS, Filestore) is mounted there at /mnt/share, for a workdir or
+# data that are in no bucket. At the end, good or bad, and at Ctrl-C it deletes the slice. The same command goes on, with the slice too where it is still there.
 # docs/cluster.md says more.
 
 set -uo pipefail
-: "${NAME:?of the slice}" "${ZONE:?such as us-east5-b}" "${SHARE:?HOST:FOLDER of an NFS server}"
+: "${NAME:?of the slice}" "${ZONE:?such as us-east5-b}"
 : "${SLICE:?flags that say which slice to create}" "${1:?launch.NAME and its flags}"
+SHARE=${SHARE:-}
+case " $*" in
+  *" --workdir=gs://"*) ;;
+  *) : "${SHARE:?HOST:FOLDER of an NFS server, or --workdir=gs://...}" ;;
+esac
 PAUSE=${PAUSE:-60} # seconds between two looks; what gcloud says of a slice lags behind
 TRIES=3            # failures after which to end: of the run on a slice that is there, of requests
 
@@ -64,11 +69,11 @@ cd ~
 if [ -s run.pid ]; then kill -KILL -- -\$(cat run.pid) 2>/dev/null; fi
 echo \$\$ >run.pid
 {
-  { mountpoint -q /mnt/share || { sudo apt-get -qq install -y nfs-common >/dev/null &&
+  { [ -z '$SHARE' ] || mountpoint -q /mnt/share || { sudo apt-get -qq install -y nfs-common >/dev/null &&
     sudo mkdir -p /mnt/share && sudo mount -t nfs $SHARE /mnt/share; }; } &&
   rm -rf synthjax && git clone -q synthjax.bundle synthjax && cd synthjax &&
   python3 -m pip install -q --user uv && uv=~/.local/bin/uv && \$uv venv -q --python 3.12 .venv &&
-  \$uv pip install -q --python .venv -c constraints.txt -e '.[tpu]'
+  \$uv pip install -q --python .venv -c constraints.txt -e '.[tpu,gcs]'
 } || exit 1
 .venv/bin/python -m launch.cluster.attempt $(printf '%q ' "$@")
 code=\$?

@@ -1,10 +1,10 @@
 """The run of a spec: every element of its sweep, and the models that come in and go out."""
 
 import dataclasses
+import functools
 import json
 import os
 import tempfile
-from pathlib import Path
 
 import jax
 import xarray as xr
@@ -16,8 +16,9 @@ from synthjax.eigen.data import lengths
 from synthjax.eigen.model import Language, language_of
 from synthjax.eigen.spec import Spec, reads
 from synthjax.eigen.task import EigenTask
-from synthjax.io import processes, tensors
+from synthjax.io import processes, storage, tensors
 from synthjax.io.results import write
+from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
 from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.nn import sharding
@@ -74,7 +75,8 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         records[element.name] = found
         for name, params in ((element.first, first), (element.name, last)):
             folder = place.path / "models" / name
-            there = processes.agreed((folder / tensors.CONFIG).exists)  # written last
+            config = folder / tensors.CONFIG  # written last
+            there = processes.agreed(functools.partial(storage.exists, config))
             if name == element.name or not there:
                 _export(folder, element.task.language, params)
     results = dataset.to_dataset(spec, [records[name] for name in names])
@@ -115,7 +117,7 @@ def _mesh(spec: Spec) -> Mesh:
     return mesh
 
 
-def _export(folder: Path, language: Language, params: Params) -> None:
+def _export(folder: Place, language: Language, params: Params) -> None:
     config = language._asdict() | {"architecture": dataclasses.asdict(language.architecture)}
     params = jax.tree.map(gathered, params)
     processes.agreed(lambda: tensors.write(folder, params, config))

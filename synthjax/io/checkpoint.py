@@ -8,7 +8,6 @@ last thing written; nothing is restored, or counted as saved, that does not matc
 import logging
 import os
 import re
-import shutil
 import tempfile
 import time
 import warnings
@@ -22,8 +21,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from synthjax.io import manifest
+from synthjax.io import manifest, storage
 from synthjax.io.processes import agreed, first
+from synthjax.io.storage import Place
 
 
 class CheckpointError(RuntimeError):
@@ -44,13 +44,15 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike):
         """Creates `directory`; raises CheckpointError when it cannot be written."""
-        self.directory = Path(directory).absolute()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.directory).close()
+            self.directory = storage.place(directory)
+            if isinstance(self.directory, Path):
+                self.directory = self.directory.absolute()
+                storage.make(self.directory)
+                tempfile.TemporaryFile(dir=self.directory).close()
         except OSError as error:
             raise CheckpointError(
-                f"{self.directory}: cannot hold checkpoints: {_reason(error)}; "
+                f"{directory}: cannot hold checkpoints: {_reason(error)}; "
                 "choose a directory that can be written"
             ) from error
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal")
@@ -190,18 +192,18 @@ class Checkpoints:
             self._thread.shutdown()
 
     def _make_room(self, step: int) -> None:
-        if os.path.lexists(self._path(step)) and self._flaw(step) is None:
+        if storage.exists(self._path(step)) and self._flaw(step) is None:
             raise CheckpointError(f"{self._path(step)}: already saved; delete it to save it again")
         try:
             self._remove(step)
         except OSError as error:
             raise self._failed(step, error) from error
 
-    def _path(self, step: int) -> Path:
+    def _path(self, step: int) -> Place:
         return self.directory / str(step)
 
     def _listed(self) -> list[int]:
-        names = (path.name for path in self.directory.iterdir())
+        names = storage.names(self.directory)
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
     def _verifies(self, step: int) -> bool:
@@ -243,10 +245,7 @@ class Checkpoints:
 
     def _remove(self, step: int) -> None:
         for path in (self._path(step), self.directory / f"{step}.orbax-checkpoint-tmp"):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            storage.remove(path)
 
 
 def _orbax() -> ocp.AsyncCheckpointer:

@@ -3,40 +3,35 @@
 import contextlib
 import json
 import math
-import os
 import sys
 import time
-from pathlib import Path
 
 import rich.console
 import rich.progress
 
 from synthjax.io.processes import first
+from synthjax.io.storage import Growing, Place
 from synthjax.io.workdir import WorkdirError
 
 
 class Metrics:
-    """metrics.jsonl: one JSON object a line, each with the time of writing, flushed at once.
+    """metrics.jsonl: one JSON object a line, each with the time of writing.
 
     Raises WorkdirError where the file cannot be written.
     """
 
-    def __init__(self, path: Path):
-        """Open for appending; a last line that a crash tore is dropped first."""
+    def __init__(self, path: Place):
+        """Open for appending."""
         self._path = path
         with self._refused():
-            if not first():
-                path = Path(os.devnull)
-            elif path.exists():
-                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-            self._file = path.open("a")
+            self._file = Growing(path) if first() else None
 
     def write(self, **values) -> None:
         """Append one line; a number that is not finite becomes null, which JSON has."""
         values = {"time": round(time.time(), 3), **values}
         with self._refused():
-            self._file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
-            self._file.flush()
+            if self._file:
+                self._file.write(json.dumps(_finite(values), allow_nan=False))
 
     @contextlib.contextmanager
     def _refused(self):
@@ -51,7 +46,8 @@ class Metrics:
 
     def __exit__(self, *_):
         with contextlib.suppress(OSError):  # what a full disk refused once, it refuses again
-            self._file.close()
+            if self._file:
+                self._file.close()
 
 
 class Progress:

@@ -15,8 +15,9 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from synthjax.io import storage
 from synthjax.io.tensors import CONFIG, TENSORS, ModelError, check_plain, json_object
-from synthjax.io.workdir import WorkdirError, write_text
+from synthjax.io.workdir import WorkdirError
 
 INDEX = TENSORS + ".index.json"
 INDEX_BYTES = 2**26
@@ -121,8 +122,8 @@ def write(
             total = sum(tensor.nbytes for tensor in tensors.values())
             where = {key: n for n, keys in zip(names, shards, strict=True) for key in keys}
             index = {"metadata": {"total_size": total}, "weight_map": where}
-            write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
-        write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+            storage.write(folder / INDEX, json.dumps(index, indent=1) + "\n")
+        storage.write(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     except (OSError, safetensors.SafetensorError) as error:
         for path in partial if folder.is_dir() else ():
             path.unlink(missing_ok=True)

@@ -11,7 +11,9 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
-from synthjax.io.workdir import WorkdirError, write_text
+from synthjax.io import storage
+from synthjax.io.storage import Place
+from synthjax.io.workdir import WorkdirError
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
 CONFIG_BYTES = 2**20
@@ -21,17 +23,15 @@ class ModelError(ValueError):
     """A folder that holds no model to be used here; one line: the path and the reason."""
 
 
-def write(folder: Path, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def write(folder: Place, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Write nested dicts of arrays, whose names are joined by dots, and what they belong to.
 
     Raises WorkdirError where the disk does not take it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{TENSORS}.partial"
-        partial.write_bytes(save(flat(params)))
-        partial.replace(folder / TENSORS)
-        write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+        storage.make(folder)
+        storage.write(folder / TENSORS, save(flat(params)))
+        storage.write(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     except OSError as error:
         raise WorkdirError(f"{folder}: cannot be written ({error.strerror or error})") from None
 

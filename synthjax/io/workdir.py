@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from synthjax.io import storage
 from synthjax.io.processes import agreed
 
 PACKAGES = ("synthjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
@@ -44,7 +45,10 @@ class Workdir:
         and is given the spec of the one before, if there was one. Raises WorkdirError where the
         directory cannot be written, or was begun with a spec that this one does not go on from.
         """
-        self.path = Path(path)
+        try:
+            self.path = storage.place(path)
+        except OSError as error:
+            raise WorkdirError(f"workdir {path}: {error}") from None
         spec = json.loads(json.dumps(spec))
         self.stages = agreed(lambda: self._opened(spec, free, goes_on, facts))
 
@@ -52,9 +56,9 @@ class Workdir:
         file = self.path / "spec.json"
         begun, differ, stages = None, [], []
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if file.exists():
-                newest = json.loads(file.read_text())
+            storage.make(self.path)
+            if storage.exists(file):
+                newest = json.loads(storage.read(file))
                 stages = [*newest.pop("earlier", []), newest]
                 begun = {**newest["spec"]}
                 differ = [
@@ -66,7 +70,7 @@ class Workdir:
             if new:
                 stage = {"spec": spec, **facts(begun), **provenance()}
                 earlier = {"earlier": stages} if stages else {}
-                write_text(file, json.dumps({**stage, **earlier}, indent=1) + "\n")
+                storage.write(file, json.dumps({**stage, **earlier}, indent=1) + "\n")
                 stages.append(stage)
         except OSError as error:
             reason = error.strerror or error
@@ -81,20 +85,6 @@ class Workdir:
                 "choose another workdir"
             )
         return stages
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def provenance() -> dict[str, Any]:

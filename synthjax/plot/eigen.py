@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -13,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from synthjax.eigen.spec import Spec
-from synthjax.io.workdir import WorkdirError
+from synthjax.io.storage import Place
+from synthjax.plot import files
 from synthjax.protocol.spec import fields_of
 
 MOST_LINES = 12
@@ -22,7 +22,7 @@ HIDDEN = ("sweep", "decode_batch", "save_steps", "log_steps", "seed", "k_test", 
 PER_LINE = 8
 
 
-def save(results: xr.Dataset, directory: Path) -> list[Path]:
+def save(results: xr.Dataset, directory: Place) -> list[Place]:
     """Draw what the results have to show into `directory`; WorkdirError where it cannot.
 
     accuracy.png by generation; by_k.png where `k_test` is swept; by_p_star.png where `psi` is.
@@ -34,18 +34,7 @@ def save(results: xr.Dataset, directory: Path) -> list[Path]:
         wanted["by_k"] = by_k
     if "psi" in results.dims and results.sizes["generation"] > 1:
         wanted["by_p_star"] = by_p_star
-    paths = []
-    for name, draw in wanted.items():
-        path = directory / f"{name}.png"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            draw(results).savefig(path, dpi=150)
-        except OSError as error:
-            raise WorkdirError(
-                f"{path}: could not be written ({error.strerror or error}); results.nc is whole"
-            ) from None
-        paths.append(path)
-    return paths
+    return files.save(wanted, results, directory)
 
 
 def by_generation(results: xr.Dataset) -> Figure:

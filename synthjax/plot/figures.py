@@ -3,7 +3,6 @@
 import json
 import math
 import warnings
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -12,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from synthjax.io.workdir import WorkdirError
+from synthjax.io.storage import Place
 from synthjax.mixture.spec import Spec
 from synthjax.mixture.theory import boundary
+from synthjax.plot import files
 from synthjax.protocol.spec import fields_of
 
 SYMBOLS = {
@@ -49,17 +49,9 @@ ZOOM = 0.5
 SIZES, DECADES = ("n", "d", "n_real", "k", "l2", "temperature"), 30
 
 
-def save(results: xr.Dataset, directory: Path) -> list[Path]:
+def save(results: xr.Dataset, directory: Place) -> list[Place]:
     """Draw the figure of `results` into `directory`/accuracy.png; WorkdirError where it cannot."""
-    path = directory / "accuracy.png"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        draw(results).savefig(path, dpi=150)
-    except OSError as error:
-        raise WorkdirError(
-            f"{path}: could not be written ({error.strerror or error}); results.nc is whole"
-        ) from None
-    return [path]
+    return files.save({"accuracy": draw}, results, directory)
 
 
 def draw(results: xr.Dataset) -> Figure:

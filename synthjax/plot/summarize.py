@@ -1,7 +1,6 @@
 """Figures and the table of summarization runs, drawn from their results alone."""
 
 import json
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -10,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from synthjax.io.workdir import WorkdirError
+from synthjax.io.storage import Place
+from synthjax.plot import files
 from synthjax.protocol.spec import fields_of
 from synthjax.summarize.spec import Spec
 
@@ -21,7 +21,7 @@ NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 DIVERSITY = {"entropy": "entropy of words (bits)", "words": "words of a summary"}
 
 
-def save(results: xr.Dataset, directory: Path) -> list[Path]:
+def save(results: xr.Dataset, directory: Place) -> list[Place]:
     """Draw what the results have to show into `directory`; WorkdirError where it cannot.
 
     rouge.png by generation; by_rate.png where `rate` is swept.
@@ -31,18 +31,7 @@ def save(results: xr.Dataset, directory: Path) -> list[Path]:
         wanted["rouge"] = by_generation
         if results.sizes.get("rate", 0) > 1:
             wanted["by_rate"] = by_rate
-    paths = []
-    for name, draw in wanted.items():
-        path = directory / f"{name}.png"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            draw(results).savefig(path, dpi=150)
-        except OSError as error:
-            raise WorkdirError(
-                f"{path}: could not be written ({error.strerror or error}); results.nc is whole"
-            ) from None
-        paths.append(path)
-    return paths
+    return files.save(wanted, results, directory)
 
 
 def by_generation(results: xr.Dataset) -> Figure:

@@ -18,11 +18,9 @@ Where several processes share a run, each goes through this loop, and all take t
 import contextlib
 import functools
 import hashlib
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -30,10 +28,11 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from synthjax import gathered
-from synthjax.io import processes
+from synthjax.io import processes, storage
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
 from synthjax.io.stop import GracefulStop, Stopped
+from synthjax.io.storage import Place
 from synthjax.io.watchdog import Watchdog
 from synthjax.protocol.training_set import Rows, Source, TrainingSet
 
@@ -121,7 +120,7 @@ class OutOfMemory(RuntimeError):
 
 
 def run(
-    elements: Sequence[Element], folder: Path, settings: Settings
+    elements: Sequence[Element], folder: Place, settings: Settings
 ) -> Iterator[tuple[Element, list[Record], Params, Params]]:
     """Each element, its records of generations 0 to T, and its first and last model.
 
@@ -150,7 +149,7 @@ def digest(params: Params) -> str:
 class _Element:
     """An element under way."""
 
-    def __init__(self, element: Element, folder: Path, settings, stop, metrics):
+    def __init__(self, element: Element, folder: Place, settings, stop, metrics):
         self.name, self.task, self.first = element
         self.folder, self.settings = folder, settings
         self.stop, self.metrics = stop, metrics
@@ -326,11 +325,15 @@ class _Element:
         """Save a generation, and only then forget what led to it."""
         checkpoints.save(t, saved)
         checkpoints.wait()
-        for under_way in ("guesses", "learning"):
-            place = self._place(name, under_way)
-            processes.agreed(lambda place=place: shutil.rmtree(place, ignore_errors=True))
 
-    def _place(self, *names: str) -> Path:
+        def forget():
+            for under_way in ("guesses", "learning"):
+                with contextlib.suppress(OSError):
+                    storage.remove(self._place(name, under_way))
+
+        processes.agreed(forget)
+
+    def _place(self, *names: str) -> Place:
         return self.folder.joinpath("checkpoints", *names)
 
     def _halt(self, done: str, checkpoints: Checkpoints | None = None) -> None:
@@ -360,11 +363,10 @@ class _Learning:
         self._metrics, self._every = element.metrics, element.settings.log_steps
         self._about = {"element": name, "generation": t}
         self._before = sum(map(element.task.steps, range(t)))  # steps of earlier generations
-        self._board = None
+        self._board, self._local = None, contextlib.ExitStack()
         if processes.first():
-            self._board = SummaryWriter(
-                str(element.folder / "tb" / name), purge_step=self._before + done
-            )
+            board = self._local.enter_context(storage.local(element.folder / "tb" / name))
+            self._board = SummaryWriter(str(board), purge_step=self._before + done)
         self.watchdog = Watchdog()
         self._losses: list[float] = []
 
@@ -394,6 +396,7 @@ class _Learning:
         self.watchdog.__exit__(*exception)
         if self._board:
             self._board.close()
+        self._local.close()
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

@@ -14,10 +14,11 @@ import xarray as xr
 from jax.sharding import Mesh
 
 from synthjax import gathered
-from synthjax.io import processes, tensors
+from synthjax.io import processes, storage, tensors
 from synthjax.io.results import write
+from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
-from synthjax.io.workdir import Workdir, WorkdirError, write_text
+from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
 from synthjax.protocol import loop
@@ -88,7 +89,8 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
             (element.name, last, found[-1]),
         ):
             folder = place.path / "models" / name
-            there = processes.agreed((folder / tensors.CONFIG).exists)  # written last
+            config = folder / tensors.CONFIG  # written last
+            there = processes.agreed(functools.partial(storage.exists, config))
             if name == element.name or not there:
                 _export(folder, element.task, params, record, bases)
     results = dataset.to_dataset(spec, [records[name] for name in names])
@@ -241,16 +243,16 @@ def _scratch(point: Spec, mesh: Mesh, corpus: Corpus) -> hf.LM:
     return hf.LM(language, params, mesh, config, tokenizer)
 
 
-def _export(folder: Path, task: SummarizeTask, params: Params, record: Record, bases) -> None:
+def _export(folder: Place, task: SummarizeTask, params: Params, record: Record, bases) -> None:
     """A Hugging Face directory with a model card."""
     lm = bases[_key_of(task.spec)]
     params = jax.tree.map(gathered, params)
     saved = hf.LM(task.language, params, task.mesh, lm.config, lm.tokenizer)
 
     def write_it():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "README.md", _card(folder.name, task, record))
-        hf.save(saved, folder)  # its config comes last: with it all is there
+        with storage.local(folder) as here:
+            storage.write(here / "README.md", _card(folder.name, task, record))
+            hf.save(saved, here)  # its config comes last: with it all is there
 
     processes.agreed(write_it)
 
@@ -275,7 +277,7 @@ def _card(name: str, task: SummarizeTask, record: Record) -> str:
     )
 
 
-def _write_samples(path: Path, task: SummarizeTask, records: Sequence[Record]) -> None:
+def _write_samples(path: Place, task: SummarizeTask, records: Sequence[Record]) -> None:
     """Test summaries of every generation, with their ROUGE, as JSON lines."""
     lines = []
     for i, pair in enumerate(task.test[: task.spec.n_samples]):
@@ -288,5 +290,5 @@ def _write_samples(path: Path, task: SummarizeTask, records: Sequence[Record]) -
             text = task.format.read(row[row != NONE])
             line = {"id": pair.id, "generation": t, "guess": text, "reference": pair.summary}
             lines.append(json.dumps({**line, **scores}, ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "\n".join(lines) + "\n")
+    storage.make(path.parent)
+    storage.write(path, "\n".join(lines) + "\n")

@@ -253,26 +253,26 @@ def test_a_step_is_sealed_without_being_asked_for(tmp_path):
 def test_the_manifest_comes_last_and_stays(tmp_path, monkeypatch):
     """A power cut keeps what was synced, in that order: all files, then the manifest."""
     events = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, replace = os.fsync, Path.replace
 
     def spy_fsync(descriptor):
         events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         fsync(descriptor)
 
-    def spy_rename(path, target):
-        events.append("rename")
-        return rename(path, target)
+    def spy_replace(path, target):
+        events.append("replace")
+        return replace(path, target)
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
-    monkeypatch.setattr(Path, "rename", spy_rename)
+    monkeypatch.setattr(Path, "replace", spy_replace)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(1))
     step = tmp_path / "1"
     data = {str(step / name) for name in files(step)} - {str(step / MANIFEST)}
     folders = {str(p) for p in (tmp_path, step, *step.rglob("*")) if p.is_dir()}
-    cut = events.index("rename")
+    cut = len(events) - 1 - events[::-1].index("replace")
     assert set(events[:cut]) >= data | folders
-    assert events[cut - 1 :] == [f"{step / MANIFEST}.tmp", "rename", str(step)]
+    assert events[cut - 1 :] == [f"{step / MANIFEST}.partial", "replace", str(step)]
 
 
 def test_a_whole_step_is_not_overwritten_but_may_be_deleted(run):

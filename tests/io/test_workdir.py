@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from synthjax.io.workdir import PACKAGES, Workdir, WorkdirError, provenance, write_text
+from synthjax.io import storage
+from synthjax.io.workdir import PACKAGES, Workdir, WorkdirError, provenance
 
 SPEC = {"n": 10, "l2": 0.5, "verifier": "none", "memory_gb": 1.0, "sweep": {"p": [0.1, 0.2]}}
 
@@ -154,15 +155,15 @@ def test_a_place_that_cannot_be_used(tmp_path, path):
 def test_text_is_whole_or_not_there(tmp_path):
     """And what is left of a failure does not fill the disk further."""
     file = tmp_path / "spec.json"
-    write_text(file, "old\n")
+    storage.write(file, "old\n")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write_text(file, "new\n" * 10_000)
+            storage.write(file, "new\n" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [file]
-    write_text(file, "new\n")
+    storage.write(file, "new\n")
     assert file.read_text() == "new\n"

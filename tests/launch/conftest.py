@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launched import ROOT, Run, seeds
+from launched import ROOT, Run, seeds, two
 
 
 @pytest.fixture
@@ -47,3 +47,17 @@ def few(tmp_path_factory):
 def used(few, tmp_path):
     """A copy of the workdir of 4 chunks."""
     return Path(shutil.copytree(few[0], tmp_path / "run"))
+
+
+@pytest.fixture
+def together(tmp_path):
+    """Start two processes of a launcher on a workdir, of which none outlives the test."""
+    running = []
+
+    def start(argv, workdir, module="launch.mixture", patience=0) -> list[Run]:
+        running.extend(found := two(argv, workdir, tmp_path, module=module, patience=patience))
+        return found
+
+    yield start
+    for run in running:
+        run.process.kill()

@@ -15,7 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from launched import ROOT, Run, one_error, same_results, saved, seeds
+from launched import ROOT, Run, assert_alike, one_error, saved, seeds
 
 CLUSTER = ROOT / "launch" / "cluster"
 SCRIPTS = [CLUSTER / "tpu_pod.sh", CLUSTER / "slurm.sbatch"]
@@ -136,7 +136,7 @@ def test_a_real_run_of_two_tasks_is_stopped_requeued_and_done(whole, tmp_path):
     assert job.returncode == 0, said
     assert said.count("Stopped: ") == said.count("goes back into the queue") == 1
     assert [call[0] for call in stubs.calls(tmp_path)] == ["sbatch", "srun", "scontrol", "srun"]
-    assert same_results(workdir, whole)
+    assert_alike(workdir, whole)
 
 
 # Cloud TPU
@@ -151,21 +151,27 @@ def pod(tmp_path):
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True)
     where = stubs.install(tmp_path, "gcloud")
-    where |= {"NAME": "s", "ZONE": "us-east5-b", "SHARE": "10.0.0.2:/runs", "PAUSE": "0"}
+    where |= {"NAME": "s", "ZONE": "us-east5-b", "PAUSE": "0"}
     where["SLICE"] = "--accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e --spot"
-    for name in ("mountpoint", "python3"):
-        stubs.executable(tmp_path / "bin" / name, "#!/bin/sh\n")
+    stubs.executable(tmp_path / "bin" / "python3", "#!/bin/sh\n")
+    stubs.executable(tmp_path / "bin" / "mountpoint", '#!/bin/sh\necho "$@" >~/mounted\n')
     python = '#!/bin/sh\nprintf "%s\\n" "$@" >~/ran\nexit "$CODE"\n'
     (tmp_path / "host").mkdir()
     (tmp_path / "host" / "python").write_text(python)
     uv = "#!/bin/sh\nmkdir -p .venv/bin && cp ~/python .venv/bin/python && chmod +x .venv/bin/*\n"
     stubs.executable(tmp_path / "host" / ".local" / "bin" / "uv", uv)
 
-    def run(runs, requests=(), states=(), argv=("launch.mixture", "--workdir=/mnt/share/a b")):
+    argv = ("launch.mixture", "--workdir=/mnt/share/a b")
+
+    def run(runs, requests=(), states=(), argv=argv, share="10.0.0.2:/runs"):
         plan = {"runs": runs, "requests": list(requests), "states": list(states)}
         (tmp_path / "plan.json").write_text(json.dumps(plan))
         done = subprocess.run(
-            [script, *argv], env=where, capture_output=True, text=True, timeout=60
+            [script, *argv],
+            env=where | {"SHARE": share},
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         made = [
             call[4] for call in stubs.calls(tmp_path) if call[3:5] != ["queued-resources", "list"]
@@ -187,6 +193,17 @@ def test_a_slice_comes_runs_and_goes(pod, tmp_path):
     ran = (tmp_path / "host" / "ran").read_text().splitlines()
     assert ran == ["-m", "launch.cluster.attempt", "launch.mixture", "--workdir=/mnt/share/a b"]
     assert not (tmp_path / "host" / "run.pid").exists()
+    assert (tmp_path / "host" / "mounted").read_text() == "-q /mnt/share\n"
+
+
+def test_a_bucket_needs_no_share(pod, tmp_path):
+    argv = ("launch.mixture", "--workdir=gs://bucket/run")
+    code, said, _ = pod([[0, "ACTIVE"]], [COMES], argv=argv, share="")
+    assert code == 0, said
+    assert not (tmp_path / "host" / "mounted").exists()
+    code, said, made = pod([[0, "ACTIVE"]], [COMES], share="")
+    assert code != 0 and not made
+    assert "SHARE: HOST:FOLDER of an NFS server, or --workdir=gs://" in said
 
 
 @pytest.mark.parametrize(("code", "times"), [(1, 3), (75, 1), (-1, 1)])

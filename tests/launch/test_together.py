@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,35 +10,13 @@ import time
 import pytest
 import xarray as xr
 from eigen.tiny import TINY as eigen_tiny
-from launched import ROOT, SMALL, Run, one_error, same_results, saved, seeds
+from launched import ROOT, SMALL, Run, assert_alike, one_error, same_results, saved, seeds, two
 from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
 from synthjax.io import results
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def together(tmp_path):
-    """Start two processes of a launcher on a workdir, of which none outlives the test."""
-    running = []
-
-    def start(argv, workdir, module="launch.mixture", patience=0) -> list[Run]:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
-        argv.append(f"--coordinator=localhost:{port}")
-        said = [tmp_path / f"said{i}" for i in range(2)]
-        how = dict(module=module, patience=patience)
-        found = [Run([*argv, f"--process={i}"], said[i], **how) for i in range(2)]
-        running.extend(found)
-        return found
-
-    yield start
-    for run in running:
-        run.process.kill()
 
 
 @pytest.fixture
@@ -64,16 +41,22 @@ def test_a_sweep_on_eight_devices_is_that_on_two(tmp_path):
     run = Run([*argv, f"--workdir={tmp_path / 'two'}"], tmp_path / "said")
     on_devices(8, "launch.mixture", [*argv, f"--workdir={tmp_path / 'eight'}"])
     assert run.end()[0] == 0
-    two, eight = (results.read(tmp_path / name / "results.nc") for name in ("two", "eight"))
-    xr.testing.assert_allclose(eight, two, rtol=1e-5, atol=1e-6)
+    assert_alike(tmp_path / "eight", tmp_path / "two")
 
 
-def test_two_processes_end_with_the_bytes_of_one(whole, pair, tmp_path):
-    runs = pair(tmp_path / "run")
-    (code, said, _), (other, silent, _) = [run.end() for run in runs]
-    assert code == other == 0
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run of 36 chunks over two processes: the workdir, and what they said."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = [run.end() for run in two(seeds(36), folder / "run", folder)]
+    assert [code for code, *_ in ended] == [0, 0]
+    return folder / "run", [stdout for _, stdout, _ in ended]
+
+
+def test_two_processes_end_with_the_numbers_of_one(whole, undisturbed):
+    workdir, (said, silent) = undisturbed
     assert "results: " in said and "results: " not in silent and "seed" not in silent
-    assert same_results(tmp_path / "run", whole)
+    assert_alike(workdir, whole)
 
 
 def test_sigterm_of_one_stops_both_and_one_alone_goes_on(whole, pair, tmp_path):
@@ -87,11 +70,11 @@ def test_sigterm_of_one_stops_both_and_one_alone_goes_on(whole, pair, tmp_path):
     assert 2 < len(saved(workdir)) < 36
     code, _, stderr = Run([*seeds(36), f"--workdir={workdir}"], tmp_path / "alone").end()
     assert code == 0, stderr
-    assert same_results(workdir, whole)
+    assert_alike(workdir, whole)
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_one_killed_ends_the_other_and_both_go_on(number, whole, pair, tmp_path):
+def test_one_killed_ends_the_other_and_both_go_on(number, undisturbed, pair, tmp_path):
     workdir = tmp_path / "run"
     runs = pair(workdir)
     runs[0].until(lambda: len(saved(workdir)) > 2)
@@ -102,11 +85,13 @@ def test_one_killed_ends_the_other_and_both_go_on(number, whole, pair, tmp_path)
     assert "another one may have ended" in stderr or "another task died" in stderr
     for run in pair(workdir):
         assert run.end()[0] == 0
-    assert same_results(workdir, whole)
+    assert same_results(workdir, undisturbed[0])
 
 
 @pytest.mark.parametrize("patience", [2, pytest.param(0, marks=pytest.mark.long)])
-def test_one_that_is_alive_but_stuck_ends_both_within_a_minute(patience, whole, together, tmp_path):
+def test_one_that_is_alive_but_stuck_ends_both_in_a_minute(
+    patience, undisturbed, together, tmp_path
+):
     workdir = tmp_path / "run"
     runs = together(seeds(36), workdir, patience=patience)
     runs[0].until(lambda: len(saved(workdir)) > 2)
@@ -120,7 +105,7 @@ def test_one_that_is_alive_but_stuck_ends_both_within_a_minute(patience, whole, 
     assert "launched.py" in stderr or "sweep.py" in stderr  # where it was stuck, or waited for it
     for run in together(seeds(36), workdir):
         assert run.end()[0] == 0
-    assert same_results(workdir, whole)
+    assert same_results(workdir, undisturbed[0])
 
 
 def test_a_bad_spec_is_told_before_the_processes_meet(together, tmp_path):
@@ -160,8 +145,8 @@ def test_transformers_train_and_guess_over_two_processes(task, together, tmp_pat
     module = f"launch.{task}"
     one = Run([*argv, f"--workdir={tmp_path / 'one'}"], tmp_path / "said", module=module)
     assert one.end()[0] == 0, one.read("stderr")
-    two = together(argv, tmp_path / "two", module)
-    assert [run.end()[0] for run in two] == [0, 0], two[0].read("stderr")
+    both = together(argv, tmp_path / "two", module)
+    assert [run.end()[0] for run in both] == [0, 0], both[0].read("stderr")
     found, wanted = (results.read(tmp_path / name / "results.nc") for name in ("two", "one"))
     xr.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
@@ -186,8 +171,3 @@ def test_transformers_train_and_guess_over_two_processes(task, together, tmp_pat
     on_devices(4, module, [*argv, "--config.mesh.fsdp=4", f"--workdir={tmp_path / 'four'}"])
     found = results.read(tmp_path / "four" / "results.nc")
     xr.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
-
-
-def test_a_bucket_is_no_folder(tmp_path):
-    code, _, stderr = Run([*seeds(2), "--workdir=gs://bucket/run"], tmp_path / "said").end()
-    assert code == 2 and "must be a folder; mount a bucket" in one_error(stderr)

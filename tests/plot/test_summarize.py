@@ -176,7 +176,7 @@ def test_no_more_lines_than_can_be_told_apart():
 
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "figures").write_text("")
-    with pytest.raises(WorkdirError, match=r"results.nc is whole"):
+    with pytest.raises(WorkdirError, match="the numbers are safe"):
         plot.save(made_up(SPECS["alone"]), tmp_path / "figures")
 
 
