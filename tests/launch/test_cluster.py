@@ -118,6 +118,7 @@ def test_slurm_requeues_what_stopped_alone(ends, code, requeued, array, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_run_of_two_tasks_is_stopped_requeued_and_done(whole, tmp_path):
     """JAX finds the processes by SLURM's variables; the result is one process's to the bit."""
     workdir = tmp_path / "run"
@@ -197,13 +198,13 @@ def test_a_slice_comes_runs_and_goes(pod, tmp_path):
 
 
 def test_a_bucket_needs_no_share(pod, tmp_path):
+    code, said, made = pod([], share="")
+    assert code != 0 and not made
+    assert "SHARE: HOST:FOLDER of an NFS server, or --workdir=gs://" in said
     argv = ("launch.mixture", "--workdir=gs://bucket/run")
     code, said, _ = pod([[0, "ACTIVE"]], [COMES], argv=argv, share="")
     assert code == 0, said
     assert not (tmp_path / "host" / "mounted").exists()
-    code, said, made = pod([[0, "ACTIVE"]], [COMES], share="")
-    assert code != 0 and not made
-    assert "SHARE: HOST:FOLDER of an NFS server, or --workdir=gs://" in said
 
 
 @pytest.mark.parametrize(("code", "times"), [(1, 3), (75, 1), (-1, 1)])

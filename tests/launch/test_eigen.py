@@ -91,7 +91,10 @@ def test_killed_in_every_phase(whole, tmp_path):
             assert (mine / name).read_bytes() == (other / name).read_bytes()
 
 
-@pytest.mark.parametrize("moment", ["compiling", "guessing", "learning"])
+LONG = (pytest.param(moment, marks=pytest.mark.long) for moment in ("compiling", "guessing"))
+
+
+@pytest.mark.parametrize("moment", [*LONG, "learning"])
 def test_terminated_in_every_phase(whole, tmp_path, moment):
     workdir = tmp_path / "run"
     run = start(workdir, told=True)

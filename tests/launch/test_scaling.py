@@ -29,6 +29,7 @@ def launch(module, *args):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_three_engines_side_by_side(tmp_path):
     """scaling_n, small: the errors of the three agree, and a second run computes nothing."""
     sizes = "(130,160,200,256,300,380,512)"  # of two octaves, each a program

@@ -31,6 +31,7 @@ def begin(folder, *argv, module=MODULE, **how):
     return Run([*argv, f"--workdir={folder}"], folder.parent / "said", module=module, **how)
 
 
+@pytest.mark.long
 def test_three_jobs_are_one_run(tmp_path):
     """Of elements that are run one by one, to the bit; one job is killed and started again."""
     folder, whole = tmp_path / "jobs of one", tmp_path / "whole"
