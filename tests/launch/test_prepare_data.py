@@ -2,11 +2,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from launched import ROOT, Run
 
 pytestmark = pytest.mark.slow
 
@@ -88,11 +86,12 @@ def test_errors_are_one_line(tmp_path, args, said):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "bad").write_text("summary, text\n")
     (tmp_path / "good").write_text('{"summary": "s", "text": "t"}\n')
-    done = launch(*(arg.format(tmp=tmp_path) for arg in args))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    args = [arg.format(tmp=tmp_path) for arg in args]
+    code, stdout, stderr = Run(args, tmp_path / "said", module="launch.prepare_data").end()
+    assert (code, stdout) == (2, "")
+    assert said in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -4,17 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from launched import ROOT, Run, one_error
 
 from configs import scaling as variants
 from synthjax.mixture import Spec
 from synthjax.protocol.spec import from_config
-
-ROOT = Path(__file__).parents[2]
 
 
 def launch(module, *args):
@@ -122,11 +120,10 @@ BAD = {
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments, said", BAD.values(), ids=BAD)
 def test_bad_command_lines(arguments, said, tmp_path):
-    done = launch("scaling", *arguments, f"--workdir={tmp_path / 'out'}")
-    assert done.returncode == 2
-    *_, last = done.stderr.splitlines()
-    assert last.startswith("error: ")
-    assert said in last
+    argv = [*arguments, f"--workdir={tmp_path / 'out'}"]
+    code, _, stderr = Run(argv, tmp_path / "said", module="launch.scaling").end()
+    assert code == 2
+    assert said in one_error(stderr)
     assert not (tmp_path / "out").exists()
 
 

@@ -15,7 +15,10 @@ pytestmark = pytest.mark.optimized
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features, learner", [("mixture", "logistic"), ("teacher", "ridge")])
+@pytest.mark.parametrize(
+    "features, learner",
+    [("mixture", "logistic"), pytest.param("teacher", "ridge", marks=pytest.mark.long)],
+)
 def test_accuracy_crosses_one_half_at_the_breakdown_point(features, learner):
     spec = mixture.Spec(
         n=8000,

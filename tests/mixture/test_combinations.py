@@ -116,7 +116,12 @@ with own_parts():
 
 
 def each(combinations):
-    return pytest.mark.parametrize("kinds", combinations, ids=lambda k: "-".join(k.values()))
+    """Every second; `make test-long` runs the others."""
+    cases = []
+    for i, kinds in enumerate(combinations):
+        marks = pytest.mark.long if i % 2 else ()
+        cases.append(pytest.param(kinds, id="-".join(kinds.values()), marks=marks))
+    return pytest.mark.parametrize("kinds", cases)
 
 
 def group_of(kinds):

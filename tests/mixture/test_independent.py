@@ -122,7 +122,6 @@ CORE = (
     "best-oracle",
     "accumulate-real-classes",
     "subsample-real-none",
-    "mix-real-none",
     "mix-none",
 )
 

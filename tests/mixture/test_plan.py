@@ -519,8 +519,15 @@ GOES_ON = {
 CASES = {name: (None, *case) for name, case in MEASURED.items()} | GOES_ON
 
 
+# Every third; `make test-long` runs the others.
 @pytest.mark.slow
-@pytest.mark.parametrize("done, spec, trajectories", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "done, spec, trajectories",
+    [
+        pytest.param(*case, id=name, marks=pytest.mark.long if i % 3 else ())
+        for i, (name, case) in enumerate(CASES.items())
+    ],
+)
 def test_the_estimate_of_memory_bounds_what_xla_takes(done, spec, trajectories):
     """Per device, as XLA's own buffer assignment counts it; and not idly far above."""
     taken, said = memory(done, spec, trajectories)

@@ -38,6 +38,7 @@ class TestPublished:
         np.testing.assert_allclose(overlap(found)[[1, 3, 6]], simulated, atol=4e-3)
 
     @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.parametrize("settings, predicted, simulated", SETTINGS)
     def test_direct_simulation(self, settings, predicted, simulated):
         """200 trajectories: within 3 standard errors plus 2/√(n·trajectories), see below."""
@@ -98,7 +99,7 @@ SIMULATED = {
 
 
 # `make test` runs these, `make test-long` the others.
-CORE = ("linear", "none, more features, ridge", "margin", "mix, real")
+CORE = ("linear", "none, more features, ridge", "mix, real")
 
 
 @pytest.mark.slow
