@@ -143,8 +143,10 @@ def _summarize(spec: summarize.Spec, mesh: Mesh) -> list[Program]:
         asked += [raw, np.float32(point.temperature), np.float32(point.top_p)]
     else:
         decode = summarize_model.beam_program(language, k, out)
+    head = a.vocabulary * a.width
     size = summarize_model.build(language).size
-    size -= 0 if a.tied else a.vocabulary * a.width  # what is looked up is not multiplied
+    size -= 0 if a.tied else head  # what is looked up is not multiplied
+    guessed = rows * ((size - head) * columns + size * k * out)  # prompts need no output
     return [
         Program(
             "training step",
@@ -156,7 +158,7 @@ def _summarize(spec: summarize.Spec, mesh: Mesh) -> list[Program]:
             "decoding",
             lambda: _lower(mesh, decode, params, *asked),
             {"guesses": rows * k, "tokens": rows * k * out},
-            2 * size * rows * (columns + k * out),
+            2 * guessed,
         ),
     ]
 
