@@ -190,6 +190,7 @@ def test_a_batch_that_does_not_fit_the_devices():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_on_one_device_the_same_to_rounding(swept, monkeypatch):
     one = jax.make_mesh(
         (1, 1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1]
@@ -232,6 +233,7 @@ def test_a_verifier_of_ones_own():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mixed_sizes_and_other_kinds():
     found = eigen.run(
         tiny(

@@ -48,6 +48,7 @@ def test_killed_in_a_bucket_damaged_and_gone_on_with(here, bucket, tmp_path):
     assert set(chunks(workdir)) <= set(range(12))  # a kill may cost lines
 
 
+@pytest.mark.long
 def test_stopped_in_a_bucket_nothing_is_missing(here, bucket, tmp_path):
     workdir = bucket.files / "stopped"
     argv = [*seeds(12), "--workdir=gs://bucket/stopped"]
@@ -88,6 +89,7 @@ def test_transformers_in_a_bucket(task, bucket, tmp_path):
     assert [*workdir.glob("tb/**/events*")]
 
 
+@pytest.mark.long
 def test_two_processes_in_a_bucket(here, bucket, together):
     for run in together(seeds(12), "gs://bucket/two"):
         code, _, stderr = run.end()

@@ -91,10 +91,8 @@ def test_killed_in_every_phase(whole, tmp_path):
             assert (mine / name).read_bytes() == (other / name).read_bytes()
 
 
-LONG = (pytest.param(moment, marks=pytest.mark.long) for moment in ("compiling", "guessing"))
-
-
-@pytest.mark.parametrize("moment", [*LONG, "learning"])
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["compiling", "guessing", "learning"])
 def test_terminated_in_every_phase(whole, tmp_path, moment):
     workdir = tmp_path / "run"
     run = start(workdir, told=True)

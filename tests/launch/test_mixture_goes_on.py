@@ -107,9 +107,8 @@ def test_killed_while_it_goes_on(launch, small, large, tmp_path):
     assert_same(results.read(workdir / "results.nc"), large)
 
 
-@pytest.mark.parametrize(
-    "regime", ["accumulate", pytest.param("subsample", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("regime", ["accumulate", "subsample"])
 def test_killed_in_a_long_memory(launch, tmp_path, regime):
     """SIGKILL at random chunks of one run whose training sets reach back to generation 0."""
     argv = [arg for arg in SMALL if "regime" not in arg] + [f"--config.regime={regime}"]

@@ -16,7 +16,10 @@ pytestmark = pytest.mark.evolution
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verifier, learner", [("linear", "logistic"), ("margin", "ridge")])
+@pytest.mark.parametrize(
+    "verifier, learner",
+    [("linear", "logistic"), pytest.param("margin", "ridge", marks=pytest.mark.long)],
+)
 def test_derivatives_are_those_of_the_fixed_point(verifier, learner):
     """Of accuracy in λ, the verifier's angle and n, against central differences in float64."""
     with jax.enable_x64(True):

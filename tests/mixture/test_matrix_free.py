@@ -53,7 +53,7 @@ OTHERS = {
 
 # `make test-long` runs these.
 REST = ("none", "oracle", "margin", "mix", "accumulate, real", "subsample")
-REST += ("self", "accumulate", "noisy by class")
+REST += ("self", "accumulate", "noisy by class", "subsample, real")
 
 
 @pytest.mark.slow

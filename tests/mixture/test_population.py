@@ -251,7 +251,10 @@ def named(changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features, learner", [("teacher", "logistic"), ("mixture", "ridge")])
+@pytest.mark.parametrize(
+    "features, learner",
+    [("teacher", "logistic"), pytest.param("mixture", "ridge", marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize("changes", COMBINATIONS, ids=named)
 def test_population_is_what_brute_force_finds(features, learner, changes):
     check(dict(features=features, learner=learner, **changes))

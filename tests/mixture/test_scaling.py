@@ -70,6 +70,7 @@ def test_a_penalty_that_is_not_divided_by_n_has_one():
     assert up > 3 and down < -5
 
 
+@pytest.mark.long
 def test_in_the_teacher_features_there_is_none():
     """Reflecting g into v changes nothing, so the limit is their bisector at any λ."""
     mean, error, limit = accuracy(40)

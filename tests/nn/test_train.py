@@ -168,6 +168,7 @@ def test_metrics_come_one_step_late():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_overfits_64_examples_to_exact_decoding():
     """Matrices of 2 × 2: after some 600 steps every answer is decoded token for token."""
     encoding = ENCODINGS["P1000"](-8, 4)
