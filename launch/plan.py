@@ -13,7 +13,6 @@ docs/plan.md says what the numbers are worth.
 
 import json
 import sys
-from pathlib import Path
 
 from absl import flags
 from rich.console import Console
@@ -46,7 +45,7 @@ def main() -> None:
         with named(name):
             found += report.planned(spec, _TOPOLOGY.value, _SEARCH.value, Console())
     if _JSON.value:
-        storage.write(Path(_JSON.value), json.dumps(found, indent=1) + "\n")
+        storage.write(storage.place(_JSON.value), json.dumps(found, indent=1) + "\n")
         print(f"numbers: {_JSON.value}")
     if not _SEARCH.value and not all(one["fits"] for one in found):
         sys.exit(1)

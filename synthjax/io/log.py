@@ -44,8 +44,9 @@ class Metrics:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        with contextlib.suppress(OSError):  # what a full disk refused once, it refuses again
+    def __exit__(self, kind, *_):
+        # What a full disk refused once, it refuses again.
+        with contextlib.suppress(OSError) if kind else self._refused():
             if self._file:
                 self._file.close()
 

@@ -34,7 +34,8 @@ def place(path: str | os.PathLike) -> Place:
     text = os.fspath(path)
     if "://" not in text:
         return Path(text)
-    if not re.match(r"gs://[^/]+/.", text):
+    # What gcsfs would take for a pattern, or for several addresses, is no name.
+    if not re.match(r"gs://[^/]+/[^/.]", text) or re.search(r"[*?\[\]]|::", text):
         raise OSError("must be a folder, here or as gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise OSError("needs gcsfs: pip install 'synthjax[gcs]'")
@@ -154,11 +155,11 @@ def remove(path: Place) -> None:
 
 
 @contextlib.contextmanager
-def local(folder: Place) -> Iterator[Path]:
+def local(folder: Place, last: str = "") -> Iterator[Path]:
     """A folder of this machine, whose files are in `folder` after the block.
 
-    Into a bucket they go in the order in which they were written; the last one, which may vouch for
-    the others, is not there until they are. A block that fails leaves nothing there.
+    In a bucket the file of the name `last`, which vouches for the others, is not there until they
+    are. A block that fails leaves nothing there.
     """
     if isinstance(folder, Path):
         make(folder)
@@ -167,21 +168,21 @@ def local(folder: Place) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="synthjax-") as scratch:
         yield Path(scratch)
         written = [path for path in Path(scratch).rglob("*") if path.is_file()]
-        written.sort(key=lambda path: path.stat().st_mtime_ns)
-        places = [folder / path.relative_to(scratch).as_posix() for path in written]
-        for last in places[-1:]:
-            remove(last)
+        written.sort(key=lambda path: path.name == last)
+        if last:
+            remove(folder / last)
         with _as_os_errors():
-            for path, place in zip(written, places, strict=True):
-                system, name = fsspec.url_to_fs(os.fspath(place))
+            for path in written:
+                there = folder / path.relative_to(scratch).as_posix()
+                system, name = fsspec.url_to_fs(os.fspath(there))
                 system.put_file(os.fspath(path), name)
 
 
 class Growing:
-    """A text that grows, a line at a time: on a disk at once, in a bucket every half minute.
+    """A text that grows, a line at a time: on a disk at once, in a bucket once in half a minute.
 
-    There the object is written anew each time, and what was not when the process was killed is
-    lost.
+    There the object is written anew, with the first line after that time; those that were not when
+    the process was killed are lost.
     """
 
     EVERY = 30.0  # seconds

@@ -21,7 +21,7 @@ def save(
 def write(figure: Figure, path: Place) -> Place:
     """Write a figure as PNG, and give back where. Raises WorkdirError where the disk refuses it."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=150)
+    figure.savefig(content, format="png", dpi=150)
     try:
         storage.make(path.parent)
         storage.write(path, content.getvalue())

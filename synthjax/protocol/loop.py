@@ -277,9 +277,9 @@ class _Element:
                         break
                     stop = self.stop.asked()
                     if step % self.settings.save_steps == 0 or step == total or stop:
+                        said.watchdog.saving(state)
                         while len(held) > 1:  # the one before stays until this one is sealed
                             checkpoints.delete(held.pop(0))
-                        said.watchdog.saving(state)
                         checkpoints.save(step, {"state": state, "generator": tag})
                         held.append(step)
                     if stop and step < total:
@@ -394,9 +394,12 @@ class _Learning:
 
     def __exit__(self, *exception):
         self.watchdog.__exit__(*exception)
-        if self._board:
-            self._board.close()
-        self._local.close()
+        try:
+            with self._local:
+                if self._board:
+                    self._board.close()
+        except OSError as error:  # of what nothing depends on
+            warnings.warn(f"tb/: cannot be written ({error})", stacklevel=2)
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

@@ -250,7 +250,7 @@ def _export(folder: Place, task: SummarizeTask, params: Params, record: Record, 
     saved = hf.LM(task.language, params, task.mesh, lm.config, lm.tokenizer)
 
     def write_it():
-        with storage.local(folder) as here:
+        with storage.local(folder, last=tensors.CONFIG) as here:
             storage.write(here / "README.md", _card(folder.name, task, record))
             hf.save(saved, here)  # its config comes last: with it all is there
 

@@ -109,7 +109,10 @@ def test_another_process_may_change_what_is_in_a_bucket(bucket):
     assert storage.files(folder) == {"one": 1, "two": 1}
 
 
-@pytest.mark.parametrize("bad", ["s3://bucket/run", "gs://", "gs://bucket", "gs:///run", "x://y/z"])
+@pytest.mark.parametrize(
+    "bad",
+    ["s3://bucket/run", "gs://", "gs://bucket", "gs:///run", "x://y/z", "gs://b/a*", "gs://b//"],
+)
 def test_paths_that_cannot_be_used(bad):
     with pytest.raises(OSError, match="must be a folder, here or as gs://BUCKET/FOLDER"):
         storage.place(bad)
