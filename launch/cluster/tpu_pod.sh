@@ -7,7 +7,8 @@
 #
 # It asks for the slice as a queued resource, copies the commit that is checked out here to all hosts,
 # and runs. SHARE=10.0.0.2:/runs (NFS, Filestore) is mounted there at /mnt/share, for a workdir or
-# data that are in no bucket. At the end, good or bad, and at Ctrl-C it deletes the slice. The same command goes on, with the slice too where it is still there.
+# data that are in no bucket. At the end, good or bad, and at Ctrl-C it deletes the slice. The same
+# command goes on, with the slice too where it is still there.
 # docs/cluster.md says more.
 
 set -uo pipefail
@@ -69,8 +70,8 @@ cd ~
 if [ -s run.pid ]; then kill -KILL -- -\$(cat run.pid) 2>/dev/null; fi
 echo \$\$ >run.pid
 {
-  { [ -z '$SHARE' ] || mountpoint -q /mnt/share || { sudo apt-get -qq install -y nfs-common >/dev/null &&
-    sudo mkdir -p /mnt/share && sudo mount -t nfs $SHARE /mnt/share; }; } &&
+  { [ -z '$SHARE' ] || mountpoint -q /mnt/share || {
+    sudo apt-get -qq install -y nfs-common >/dev/null && sudo mkdir -p /mnt/share && sudo mount -t nfs $SHARE /mnt/share; }; } &&
   rm -rf synthjax && git clone -q synthjax.bundle synthjax && cd synthjax &&
   python3 -m pip install -q --user uv && uv=~/.local/bin/uv && \$uv venv -q --python 3.12 .venv &&
   \$uv pip install -q --python .venv -c constraints.txt -e '.[tpu,gcs]'
