@@ -38,6 +38,8 @@ def main() -> None:
     """Prepare, save, and say what it gave."""
     if _SOURCE.value is None or _OUT.value is None:
         fail("needs --source=news|debian|xlsum and --out=DIR (--help says more)")
+    if "://" in _OUT.value:
+        fail(f"--out={_OUT.value}: must be a folder of this machine")
     prepared = prepare.prepare(_SOURCE.value, _PATH.value)
     prepare.save(_OUT.value, prepared)
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of the sample

@@ -71,7 +71,8 @@ if [ -s run.pid ]; then kill -KILL -- -\$(cat run.pid) 2>/dev/null; fi
 echo \$\$ >run.pid
 {
   { [ -z '$SHARE' ] || mountpoint -q /mnt/share || {
-    sudo apt-get -qq install -y nfs-common >/dev/null && sudo mkdir -p /mnt/share && sudo mount -t nfs $SHARE /mnt/share; }; } &&
+    sudo apt-get -qq install -y nfs-common >/dev/null && sudo mkdir -p /mnt/share &&
+    sudo mount -t nfs $SHARE /mnt/share; }; } &&
   rm -rf synthjax && git clone -q synthjax.bundle synthjax && cd synthjax &&
   python3 -m pip install -q --user uv && uv=~/.local/bin/uv && \$uv venv -q --python 3.12 .venv &&
   \$uv pip install -q --python .venv -c constraints.txt -e '.[tpu,gcs]'

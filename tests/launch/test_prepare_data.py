@@ -72,6 +72,7 @@ def test_help_describes():
     [
         ([], "needs --source=news|debian|xlsum and --out=DIR"),
         (["--source=news"], "needs --source=news|debian|xlsum and --out=DIR"),
+        (["--source=news", "--out=gs://b/{tmp}"], "must be a folder of this machine"),
         (["--source=cnn", "--out={tmp}/out"], "flag --source=cnn: value should be one of"),
         (["--source=news", "--out={tmp}/out", "x"], "unexpected argument 'x'"),
         (["--source=news", "--path=x", "--out={tmp}/out"], "source news takes no path"),
