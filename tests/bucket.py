@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 SERVE = """
 import functools, sys, threading
@@ -78,12 +79,10 @@ def served(folder: Path) -> Iterator[Bucket]:
             while not reached(port):
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.05)
-            os.environ.update(bucket.environment)
-            yield bucket
+            with patch.dict(os.environ, bucket.environment):
+                yield bucket
         finally:
             process.kill()
-            for name in bucket.environment:
-                os.environ.pop(name, None)
 
 
 def reached(port: int) -> bool:

@@ -31,9 +31,13 @@ SMALL = [BASE, "--config.n=200", "--config.d=5", "--config.generations=2"]
 SMALL += ["--config.trajectories=3", "--config.learner=ridge", "--config.verifier=linear"]
 
 
-def seeds(count: int) -> list[str]:
-    """A sweep of as many chunks, for each base seed is one, and of a single program."""
-    return [*SMALL, f"--config.sweep.seed={tuple(range(count))}"]
+def seeds(count: int, trajectories: int = 3) -> list[str]:
+    """A sweep of as many chunks, for each base seed is one, and of a single program.
+
+    One trajectory's numbers do not depend on how many devices there are, to the last bit.
+    """
+    small = [one.replace("trajectories=3", f"trajectories={trajectories}") for one in SMALL]
+    return [*small, f"--config.sweep.seed={tuple(range(count))}"]
 
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -61,8 +65,9 @@ def become(
     """Be `python -m module` in this process, its output in files of the folder `said`.
 
     `told`: say of each tracing and compilation that it is done. `limit`: no file may grow larger.
-    `patience`: seconds for which a watchdog of several processes waits. `environment`: variables
-    more. After a SIGUSR1 the process is alive, but does nothing more.
+    `patience`: seconds for which a watchdog of several processes waits. `environment`: all of it,
+    for a fork server has that of its own start. After a SIGUSR1 the process is alive, but does
+    nothing more.
     """
     os.environ.update(environment)
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
@@ -97,9 +102,8 @@ class Run:
         for name in ("stdout", "stderr"):
             (said / name).unlink(missing_ok=True)
         self._said = said
-        self.process = FORKS.Process(
-            target=become, args=(module, argv, said, told, limit, patience, environment)
-        )
+        about = (module, argv, said, told, limit, patience, {**os.environ, **environment})
+        self.process = FORKS.Process(target=become, args=about)
         self.process.start()
 
     def read(self, name: str) -> str:

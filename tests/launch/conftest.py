@@ -29,6 +29,15 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """A run of 36 chunks of one trajectory, in one process, undisturbed: the workdir."""
+    folder = tmp_path_factory.mktemp("single")
+    code, _, stderr = Run([*seeds(36, 1), f"--workdir={folder / 'run'}"], folder).end()
+    assert code == 0, stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
 def few(tmp_path_factory):
     """A run of 4 chunks by the real command: (workdir, finished process)."""
     workdir = tmp_path_factory.mktemp("few") / "run"

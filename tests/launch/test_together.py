@@ -10,7 +10,7 @@ import time
 import pytest
 import xarray as xr
 from eigen.tiny import TINY as eigen_tiny
-from launched import BASE, ROOT, Run, assert_alike, one_error, same_results, saved, seeds, two
+from launched import BASE, ROOT, Run, assert_alike, one_error, same_results, saved, seeds
 from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def pair(together):
     """Two processes of the mixture's launcher on a workdir."""
-    return lambda workdir: together(seeds(36), workdir)
+    return lambda workdir: together(seeds(36, 1), workdir)
 
 
 def on_devices(count: int, module: str, argv: list[str]) -> None:
@@ -44,22 +44,15 @@ def test_a_sweep_on_eight_devices_is_that_on_two(tmp_path):
     assert_alike(tmp_path / "eight", tmp_path / "two")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A run of 36 chunks over two processes: the workdir, and what they said."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = [run.end() for run in two(seeds(36), folder / "run", folder)]
-    assert [code for code, *_ in ended] == [0, 0]
-    return folder / "run", [stdout for _, stdout, _ in ended]
-
-
-def test_two_processes_end_with_the_numbers_of_one(whole, undisturbed):
-    workdir, (said, silent) = undisturbed
+def test_two_processes_end_with_the_bytes_of_one(single, pair, tmp_path):
+    runs = pair(tmp_path / "run")
+    (code, said, _), (other, silent, _) = [run.end() for run in runs]
+    assert code == other == 0
     assert "results: " in said and "results: " not in silent and "seed" not in silent
-    assert_alike(workdir, whole)
+    assert same_results(tmp_path / "run", single)
 
 
-def test_sigterm_of_one_stops_both_and_one_alone_goes_on(whole, pair, tmp_path):
+def test_sigterm_of_one_stops_both_and_one_alone_goes_on(single, pair, tmp_path):
     workdir = tmp_path / "run"
     first, second = pair(workdir)
     first.until(lambda: len(saved(workdir)) > 2)
@@ -68,13 +61,13 @@ def test_sigterm_of_one_stops_both_and_one_alone_goes_on(whole, pair, tmp_path):
     assert code == second.end()[0] == 0, stderr
     assert "Stopped: " in said
     assert 2 < len(saved(workdir)) < 36
-    code, _, stderr = Run([*seeds(36), f"--workdir={workdir}"], tmp_path / "alone").end()
+    code, _, stderr = Run([*seeds(36, 1), f"--workdir={workdir}"], tmp_path / "alone").end()
     assert code == 0, stderr
-    assert_alike(workdir, whole)
+    assert same_results(workdir, single)
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_one_killed_ends_the_other_and_both_go_on(number, undisturbed, pair, tmp_path):
+def test_one_killed_ends_the_other_and_both_go_on(number, single, pair, tmp_path):
     workdir = tmp_path / "run"
     runs = pair(workdir)
     runs[0].until(lambda: len(saved(workdir)) > 2)
@@ -85,15 +78,15 @@ def test_one_killed_ends_the_other_and_both_go_on(number, undisturbed, pair, tmp
     assert "another one may have ended" in stderr or "another task died" in stderr
     for run in pair(workdir):
         assert run.end()[0] == 0
-    assert same_results(workdir, undisturbed[0])
+    assert same_results(workdir, single)
 
 
 @pytest.mark.parametrize("patience", [5, pytest.param(0, marks=pytest.mark.long)])
-def test_one_that_is_alive_but_stuck_ends_both_in_a_minute(
-    patience, undisturbed, together, tmp_path
+def test_one_that_is_alive_but_stuck_ends_both_within_a_minute(
+    patience, single, together, tmp_path
 ):
     workdir = tmp_path / "run"
-    runs = together(seeds(36), workdir, patience=patience)
+    runs = together(seeds(36, 1), workdir, patience=patience)
     runs[0].until(lambda: len(saved(workdir)) > 2)
     os.kill(runs[1].process.pid, signal.SIGUSR1)
     began = time.monotonic()
@@ -103,9 +96,9 @@ def test_one_that_is_alive_but_stuck_ends_both_in_a_minute(
     stderr = "".join(stderr for _, _, stderr in ended)
     assert "is stuck. Run the same command again" in stderr
     assert "launched.py" in stderr or "sweep.py" in stderr  # where it was stuck, or waited for it
-    for run in together(seeds(36), workdir):
+    for run in together(seeds(36, 1), workdir):
         assert run.end()[0] == 0
-    assert same_results(workdir, undisturbed[0])
+    assert same_results(workdir, single)
 
 
 def test_a_bad_spec_is_told_before_the_processes_meet(together, tmp_path):
