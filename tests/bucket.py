@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 SERVE = """
-import functools, sys, threading
+import functools, pathlib, sys, threading
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from gcp_storage_emulator import server
@@ -19,15 +19,20 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
 # What TensorStore needs and the emulator lacks: several requests at once, the generation of what is
-# read, and writing on the condition that nobody else has.
+# read, and writing on the condition that nobody else has. A file `down` is an outage.
 server.server.HTTPServer = ThreadingHTTPServer
 one_at_a_time = threading.Lock()
+port, folder = sys.argv[1:]
+down = pathlib.Path(folder, "down")
 
 
 def guarded(handler):
     @functools.wraps(handler)
     def handle(request, response, storage, *args, **kwargs):
         with one_at_a_time:
+            if down.exists():
+                response.status = HTTPStatus.SERVICE_UNAVAILABLE
+                return
             name = request.params.get("object_id") or request.query.get("name", [""])[0]
             try:
                 generation = storage.get_file_obj(request.params["bucket_name"], name)["generation"]
@@ -48,7 +53,6 @@ own = (objects.get, objects.download, objects.insert, objects.delete)
 for _, handlers in server.HANDLERS:
     for method, handler in handlers.items():
         handlers[method] = guarded(handler) if handler in own else handler
-port, folder = sys.argv[1:]
 server.create_server(
     "localhost", int(port), in_memory=False, data_dir=folder, default_bucket="bucket"
 ).run()
@@ -56,10 +60,14 @@ server.create_server(
 
 
 class Bucket:
-    """gs://bucket, whose objects are also files below `files`; `environment` says where it is."""
+    """gs://bucket, whose objects are also files below `files`; `environment` says where it is.
+
+    It reads and writes no object (503) while there is a file `down`.
+    """
 
     def __init__(self, folder: Path, port: int):
         self.files = folder / ".cloudstorage" / "bucket"
+        self.down = folder / "down"
         self.environment = dict.fromkeys(
             ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"), f"http://localhost:{port}"
         )

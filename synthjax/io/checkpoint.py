@@ -12,7 +12,6 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from synthjax.io import manifest, storage
-from synthjax.io.processes import agreed, first
-from synthjax.io.storage import Place
+from synthjax.io.processes import FailedError, agreed, first
+from synthjax.io.storage import Place, UnreachableError
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(FailedError):
     """A checkpoint could not be saved or trusted; one line: the path, what happened, what to do."""
 
 
@@ -235,9 +234,13 @@ class Checkpoints:
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         for pause in (0.0, 0.1, 1.0) if first() else ():  # what was written is of no use
             time.sleep(pause)
-            with suppress(OSError):  # a thread of Orbax's may still write there
+            try:
                 self._remove(step)
                 break
+            except UnreachableError:
+                break
+            except OSError:  # a thread of Orbax's may still write there
+                pass
         return CheckpointError(
             f"{self._path(step)}: could not be saved: {_reason(error)}; earlier steps are intact: "
             "set this right and run again"

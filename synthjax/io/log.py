@@ -9,7 +9,7 @@ import time
 import rich.console
 import rich.progress
 
-from synthjax.io.processes import first
+from synthjax.io.processes import REFUSED, exit_code, first
 from synthjax.io.storage import Growing, Place
 from synthjax.io.workdir import WorkdirError
 
@@ -44,10 +44,10 @@ class Metrics:
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
-        # What a full disk refused once, it refuses again.
-        with contextlib.suppress(OSError) if kind else self._refused():
-            if self._file:
+    def __exit__(self, kind, error, _):
+        # What could not be written once cannot now, and processes that share the run do not wait.
+        if self._file and (error is None or exit_code(error) == REFUSED):
+            with contextlib.suppress(OSError) if kind else self._refused():
                 self._file.close()
 
 

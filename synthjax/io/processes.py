@@ -5,6 +5,7 @@ the first one finds out for all. The first alone prints and writes files that ar
 """
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -16,11 +17,37 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from synthjax.io.storage import UnreachableError
+
+REFUSED, FAILED = 2, 1  # exit codes: of what cannot be run, and of what another time may
+FAILING = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE}
+
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 
 
+class FailedError(RuntimeError):
+    """What can be run and failed; another time it may not."""
+
+
 class ElsewhereError(RuntimeError):
-    """What failed in the first process."""
+    """What failed in the first process, which ends with that exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def exit_code(error: BaseException | None) -> int:
+    """Whether scripts that start runs again should: FAILED or REFUSED, by what an error came of."""
+    while error is not None:
+        if isinstance(error, ElsewhereError):
+            return error.code
+        if isinstance(error, FailedError | UnreachableError):
+            return FAILED
+        if isinstance(error, OSError) and error.errno in FAILING:
+            return FAILED
+        error = error.__cause__ or error.__context__
+    return REFUSED
 
 
 def begin(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -48,7 +75,7 @@ def agreed(compute: Callable[[], Any]) -> Any:
         try:
             text = json.dumps({"value": compute()})
         except Exception as error:
-            text, failed = json.dumps({"error": str(error)}), error
+            text, failed = json.dumps({"error": str(error), "code": exit_code(error)}), error
     content = np.frombuffer(text.encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     content = np.resize(content, length) if len(content) else np.zeros(length, np.uint8)
@@ -56,7 +83,7 @@ def agreed(compute: Callable[[], Any]) -> Any:
     if failed is not None:
         raise failed
     if "error" in found:
-        raise ElsewhereError(f"the first process: {found['error']}")
+        raise ElsewhereError(f"the first process: {found['error']}", found["code"])
     return found["value"]
 
 
@@ -64,25 +91,25 @@ def agreed(compute: Callable[[], Any]) -> Any:
 def ending_at_once(errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """End this process as soon as it fails: the others wait for it and would not learn of it.
 
-    `errors` take one line and the exit code 2.
+    `errors` take one line and their `exit_code`.
     """
     try:
         yield
         return
     except (*errors, ElsewhereError) as error:
-        code = 2
+        code = exit_code(error)
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        code = error.code if isinstance(error.code, int) else FAILED
     except jax.errors.JaxRuntimeError as error:
-        code = 1
+        code = FAILED
         print(
             "error: a computation that all processes share failed; another one may have ended. "
             f"Run the same command in all of them to go on. ({' '.join(str(error).split())[:300]})",
             file=sys.stderr,
         )
     except BaseException:
-        code = 1
+        code = FAILED
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()

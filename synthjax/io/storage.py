@@ -29,6 +29,10 @@ fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 BLOCK = 2**26  # bytes of an object that are asked for at once
 
 
+class UnreachableError(OSError):
+    """A bucket that gave no answer, or none to make use of."""
+
+
 def place(path: str | os.PathLike) -> Place:
     """A path in words as one to work with. Raises OSError where it names what cannot be used."""
     text = os.fspath(path)
@@ -39,7 +43,8 @@ def place(path: str | os.PathLike) -> Place:
         raise OSError("must be a folder, here or as gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise OSError("needs gcsfs: pip install 'synthjax[gcs]'")
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it tells of its caches
+    for name in ("gcsfs", "fsspec"):  # they tell of their caches and tries
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return epath.Path(text)
 
 
@@ -226,7 +231,8 @@ def _as_os_errors() -> Iterator[None]:
     """Those of gcsfs and of what it stands on have many classes and long texts."""
     try:
         yield
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        raise OSError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        reason = " ".join(str(error).split()).strip(" ,")[:300] or type(error).__name__
+        raise UnreachableError(f"Cloud Storage: {reason}") from error

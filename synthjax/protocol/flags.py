@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
+from synthjax.io.processes import REFUSED, exit_code
 from synthjax.protocol.spec import (
     SpecError,
     UnreadError,
@@ -30,10 +31,10 @@ _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 _ILLEGAL = re.compile(r"flag --config\.([^=]+)=(.*?): ", re.DOTALL)
 
 
-def fail(message: object) -> NoReturn:
-    """Say why in one line on standard error and exit with 2."""
+def fail(message: object, code: int = REFUSED) -> NoReturn:
+    """Say why in one line on standard error and exit."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def launch(
@@ -63,7 +64,7 @@ def launch(
         try:
             main(*given)
         except (SpecError, *errors) as error:
-            fail(error)
+            fail(error, exit_code(error))
 
     # JAX tells at length which accelerators are not there; absl would print it.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)

@@ -8,6 +8,8 @@ from launched import Run, assert_alike, chunks, one_error, same_results, saved, 
 from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
+from synthjax.io.processes import FAILED
+
 pytestmark = pytest.mark.slow
 
 
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.slow
 def here(tmp_path_factory):
     """A run of 12 chunks in a folder that nothing disturbed: the workdir."""
     folder = tmp_path_factory.mktemp("here")
-    code, _, stderr = Run([*seeds(12), f"--workdir={folder / 'run'}"], folder).end()
+    code, _, stderr = Run([*seeds(12, 1), f"--workdir={folder / 'run'}"], folder).end()
     assert code == 0, stderr
     return folder / "run"
 
@@ -31,7 +33,7 @@ def listed(workdir):
 def test_killed_in_a_bucket_damaged_and_gone_on_with(here, bucket, tmp_path):
     """Ends with the bytes that a run in a folder has."""
     workdir = bucket.files / "run"
-    argv = [*seeds(12), "--workdir=gs://bucket/run"]
+    argv = [*seeds(12, 1), "--workdir=gs://bucket/run"]
     run = Run(argv, tmp_path / "said")
     run.until(lambda: len(saved(workdir)) > 1)
     assert run.end(signal.SIGKILL)[0] == -signal.SIGKILL
@@ -51,7 +53,7 @@ def test_killed_in_a_bucket_damaged_and_gone_on_with(here, bucket, tmp_path):
 @pytest.mark.long
 def test_stopped_in_a_bucket_nothing_is_missing(here, bucket, tmp_path):
     workdir = bucket.files / "stopped"
-    argv = [*seeds(12), "--workdir=gs://bucket/stopped"]
+    argv = [*seeds(12, 1), "--workdir=gs://bucket/stopped"]
     run = Run(argv, tmp_path / "said")
     run.until(lambda: len(saved(workdir)) > 0)
     code, stdout, stderr = run.end(signal.SIGTERM)
@@ -91,10 +93,29 @@ def test_transformers_in_a_bucket(task, bucket, tmp_path):
 
 @pytest.mark.long
 def test_two_processes_in_a_bucket(here, bucket, together):
-    for run in together(seeds(12), "gs://bucket/two"):
+    for run in together(seeds(12, 1), "gs://bucket/two"):
         code, _, stderr = run.end()
         assert code == 0, stderr
-    assert_alike(bucket.files / "two", here)
+    assert same_results(bucket.files / "two", here)
+
+
+@pytest.mark.long
+def test_an_outage_ends_both_processes_for_another_try(here, bucket, together):
+    """Not as refused: a cluster's scripts run the same command again, and it goes on."""
+    workdir = bucket.files / "outage"
+    runs = together(seeds(12, 1), "gs://bucket/outage")
+    runs[0].until(lambda: len(saved(workdir)) > 2)
+    bucket.down.touch()
+    try:
+        for code, _, stderr in (run.end() for run in runs):
+            assert code == FAILED and "Cloud Storage: 503" in stderr, stderr
+    finally:
+        bucket.down.unlink()
+    assert 2 < len(saved(workdir)) < 12
+    for run in together(seeds(12, 1), "gs://bucket/outage"):
+        code, _, stderr = run.end()
+        assert code == 0, stderr
+    assert same_results(workdir, here)
 
 
 @pytest.mark.long
@@ -105,7 +126,7 @@ def test_a_sweep_of_jobs_in_a_bucket(here, bucket, tmp_path):
         assert code == 0, stderr
         return stdout
 
-    assert "gs://bucket/sweep/manifest.json" in sweep("split", *seeds(12), "--jobs=2")
+    assert "gs://bucket/sweep/manifest.json" in sweep("split", *seeds(12, 1), "--jobs=2")
     for index in range(2):
         sweep("run", f"--index={index}")
     sweep("merge")

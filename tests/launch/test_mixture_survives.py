@@ -11,6 +11,7 @@ import pytest
 from launched import SMALL, Run, chunks, how_to_go_on, one_error, same_results, saved, seeds
 
 from synthjax.io import results
+from synthjax.io.processes import FAILED, REFUSED
 
 pytestmark = pytest.mark.slow
 
@@ -172,7 +173,7 @@ def test_a_full_disk(launch, few, used, victim):
     kept = saved(used)
     code, _, stderr = launch(seeds(4), limit=limit).end()
     said = one_error(stderr)
-    assert code == 2
+    assert code == FAILED  # there may be room another time
     assert str(used) in said
     assert victim in said or victim == "spec.json"
     assert kept <= saved(used)
@@ -192,5 +193,5 @@ def test_a_workdir_that_cannot_be_written(launch, tmp_path, in_the_way):
         path.parent.mkdir(exist_ok=True)
         path.write_text("a file")
     code, _, stderr = launch([*seeds(1)], workdir).end()
-    assert code == 2
+    assert code == (FAILED if in_the_way.endswith("checkpoints") else REFUSED)
     assert str(path) in one_error(stderr)

@@ -1,0 +1,41 @@
+"""How processes end."""
+
+import errno
+
+import pytest
+
+from synthjax.io.checkpoint import CheckpointError
+from synthjax.io.processes import FAILED, REFUSED, ElsewhereError, exit_code
+from synthjax.io.storage import UnreachableError
+from synthjax.io.tensors import ModelError
+from synthjax.io.workdir import WorkdirError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WorkdirError("holds a run with another spec"), REFUSED),
+        (ModelError("is no model"), REFUSED),
+        (FileNotFoundError(errno.ENOENT, "no such file"), REFUSED),
+        (PermissionError(errno.EACCES, "not yours"), REFUSED),
+        (OSError(errno.ENOSPC, "no space"), FAILED),
+        (UnreachableError("503"), FAILED),
+        (CheckpointError("could not be saved"), FAILED),
+        (ElsewhereError("the first process: no space", FAILED), FAILED),
+        (ElsewhereError("the first process: another spec", REFUSED), REFUSED),
+    ],
+)
+def test_scripts_try_again_what_may_go_well_another_time(error, code):
+    assert exit_code(error) == code
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [(errno.ENOSPC, FAILED), (errno.EIO, FAILED), (errno.EACCES, REFUSED)]
+)
+def test_what_an_error_came_of_counts_though_it_is_not_shown(cause, code):
+    with pytest.raises(WorkdirError) as raised:
+        try:
+            raise OSError(cause, "no")
+        except OSError:
+            raise WorkdirError("cannot be written") from None
+    assert exit_code(raised.value) == code
