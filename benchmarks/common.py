@@ -54,10 +54,14 @@ class Results:
         RESULTS.mkdir(exist_ok=True)
         self._path = RESULTS / f"{name}.jsonl"
         self._facts = {**provenance(), "cores": synthjax.cores()}
-        self._lines = []
+        before = self._path.read_text().splitlines() if self._path.exists() else []
+        self._lines = [line for line in before if not self._replaces(json.loads(line))]
+
+    def _replaces(self, line: dict) -> bool:
+        return line.get("device") == self._facts["device"]
 
     def add(self, **values) -> None:
-        """Print a line and keep it; the file is replaced whole, so it holds one run."""
+        """Print a line and keep it; the file holds one run for each sort of device."""
         print(json.dumps(values), flush=True)
         self._lines.append(json.dumps({**values, **self._facts}))
         self._path.write_text("\n".join(self._lines) + "\n")
