@@ -19,16 +19,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from synthjax.nn import head
 from synthjax.nn.bind import Model, bind
 from synthjax.nn.lora import Linear, Lora, joined
 from synthjax.nn.rotary import RopeScaling, Rotary, angles, frequencies, rotated
-from synthjax.nn.sharding import constrain, pieces
+from synthjax.nn.sharding import constrain
 from synthjax.nn.train import Loss
 
 Cache = dict[str, Array]
 Prompts = tuple[Int[Array, "b s"], Int[Array, " b"]]
-LOGITS = 2**28  # logits that a device holds at a time where a loss is computed: 1 GiB
-OUT = ("rows", "", "vocabulary")  # their axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +107,7 @@ def loss(model: Model) -> Loss:
     def summed(params, batch: Batch, fixed):
         params = params if fixed is None else joined(fixed, params)
         rows = batch.tokens, batch.segments, batch.positions
-        return -jnp.sum(model.apply(params, "log_probs", *rows) * batch.told[:, 1:])
+        return -model.apply(params, "log_prob", batch.told, *rows)
 
     return Loss(summed, lambda batch: jnp.sum(batch.told[:, 1:]))
 
@@ -144,26 +143,22 @@ class Llama(nnx.Module):
     ) -> Float[Array, "b t-1"]:
         """Natural log-probability of every token but the first of a row, given those before it.
 
-        Logits are never there all at once where they would take more of a device than `LOGITS`.
+        Logits are never there all at once where they would take more of a device than
+        `head.LOGITS`.
         """
-        x = self._hidden(tokens, segments, positions)[:, :-1]
-        b, t = x.shape[:2]
+        x = self.model.norm(self._hidden(tokens, segments, positions)[:, :-1])
+        return head.log_probs(x, self._table(), tokens[:, 1:])
 
-        def some(x, labels):
-            logits = self._out(x)
-            own = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
-            return own - jax.nn.logsumexp(logits, -1)
-
-        held = b * t * self.a.vocabulary // pieces((b, t, self.a.vocabulary), *OUT)
-        parts = -(-held // LOGITS)
-        if parts <= 1:
-            return some(x, tokens[:, 1:])
-        size = -(-t // parts)
-        pad = [(0, 0), (0, size * parts - t)]
-        x = jnp.pad(x, [*pad, (0, 0)]).reshape(b, parts, size, -1).swapaxes(0, 1)
-        labels = jnp.pad(tokens[:, 1:], pad).reshape(b, parts, size).swapaxes(0, 1)
-        found = jax.lax.map(jax.checkpoint(lambda part: some(*part)), (x, labels))
-        return found.swapaxes(0, 1).reshape(b, -1)[:, :t]
+    def log_prob(
+        self,
+        told: Float[Array, "b t"],
+        tokens: Int[Array, "b t"],
+        segments: Int[Array, "b t"] | None = None,
+        positions: Int[Array, "b t"] | None = None,
+    ) -> Float[Array, ""]:
+        """The sum of `log_probs`, weighted; its gradient takes no logits twice."""
+        x = self.model.norm(self._hidden(tokens, segments, positions)[:, :-1])
+        return head.log_prob(x, self._table(), tokens[:, 1:], told[:, 1:])
 
     def start(self, source: Prompts, k: int, length: int):
         """Before the first of up to `length` tokens of k guesses after each prompt.
@@ -226,14 +221,11 @@ class Llama(nnx.Module):
         a = self.a
         return angles(positions, frequencies(a.head, a.rope_theta, a.rope_scaling))
 
+    def _table(self):
+        return (self.model.embed_tokens if self.a.tied else self.lm_head).weight[...]
+
     def _out(self, x):
-        x = self.model.norm(x)
-        if self.a.tied:
-            table = self.model.embed_tokens.weight[...].astype(self.dtype)
-            x = jnp.einsum("...w,vw->...v", x, table, preferred_element_type=jnp.float32)
-        else:
-            x = self.lm_head(x, jnp.float32)
-        return constrain(x, *OUT)
+        return head.logits(self.model.norm(x), self._table())
 
 
 def _causal(t: int, window: int) -> Bool[np.ndarray, "t t"]:

@@ -35,17 +35,15 @@ class Linear(nnx.Module):
             self.lora_a = nnx.Param(drawn / math.sqrt(inside))
             self.lora_b = nnx.Param(jnp.zeros((outside, lora.rank)))
 
-    def __call__(self, x: Float[Array, "... i"], out=None) -> Float[Array, "... o"]:
-        """Applied, in `out` where that is another dtype."""
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        """Applied."""
 
         def times(x, weight):
-            weight = weight[...].astype(self.dtype)
-            return jnp.einsum("...i,oi->...o", x, weight, preferred_element_type=out or self.dtype)
+            return jnp.einsum("...i,oi->...o", x, weight[...].astype(self.dtype))
 
         y = times(x, self.weight)
         if self.lora:
-            inner = times(x, self.lora_a).astype(self.dtype)
-            y = y + times(inner, self.lora_b) * (self.lora.alpha / self.lora.rank)
+            y = y + times(times(x, self.lora_a), self.lora_b) * (self.lora.alpha / self.lora.rank)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 

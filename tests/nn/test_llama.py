@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from synthjax.nn import decode, llama, lora, train
+from synthjax.nn import decode, head, llama, lora, train
 from synthjax.nn.decode import Symbols
 from synthjax.nn.llama import Architecture, Batch
 from synthjax.nn.lora import Lora
@@ -171,11 +171,11 @@ def test_the_cache_computes_what_there_is_without_it(a):
         assert [token for token in found if token != NONE] == text[given:]
 
 
-@pytest.mark.parametrize("held", [3 * V, 3 * 3 * V])
+@pytest.mark.parametrize("held", [3 * V, 3 * 3 * V, 2**28])
 def test_log_probs_in_parts(monkeypatch, held):
     """Seven columns: one by one, and three by three with two that are not there; as `held` allows.
 
-    Gradients too, and the whole is there neither forward nor backward.
+    Or all at once. Gradients too, for which the loss has its own rule.
     """
     model, params = model_of(MISTRAL)
     rows = jnp.asarray(padded(TEXTS))
@@ -184,15 +184,15 @@ def test_log_probs_in_parts(monkeypatch, held):
     def whole(params):
         log_probs = jax.nn.log_softmax(model.apply(params, "logits", rows))[:, :-1]
         own = jnp.take_along_axis(log_probs, rows[:, 1:, None], -1)[..., 0]
-        return (own * weights).sum(), own
+        return (own * weights).sum() ** 2, own
 
     def parts(params):
         own = model.apply(params, "log_probs", rows)
-        return (own * weights).sum(), own
+        return model.apply(params, "log_prob", jnp.pad(weights, [(0, 0), (1, 0)]), rows) ** 2, own
 
-    monkeypatch.setattr(llama, "LOGITS", held)
+    monkeypatch.setattr(head, "LOGITS", held)
     slope = jax.grad(parts, has_aux=True)
-    assert f"3,7,{V}]" not in str(jax.make_jaxpr(slope)(params))
+    assert (f"3,7,{V}]" in str(jax.make_jaxpr(slope)(params))) == (held == 2**28)
     (found, own), (expected, theirs) = (
         jax.jit(jax.grad(loss, has_aux=True))(params) for loss in (parts, whole)
     )
@@ -200,10 +200,30 @@ def test_log_probs_in_parts(monkeypatch, held):
     assert_trees_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@BOTH
+def test_a_gradient_in_bfloat16_is_that_in_float32_nearly(a):
+    """And no product is of float32, which takes an accelerator twice the time or more."""
+    batch = batch_of(padded(TEXTS), told_of(TEXTS))
+    gradients = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model, params = model_of(a, dtype=dtype)
+        slope = jax.jit(jax.grad(llama.loss(model).summed))
+        gradients[dtype] = np.concatenate(
+            [np.ravel(leaf) for leaf in jax.tree.leaves(slope(params, batch, None))]
+        )
+        factors = re.findall(
+            r"dot_general.*: \((.*?)\) ->", slope.lower(params, batch, None).as_text()
+        )
+        kinds = {kind for pair in factors for kind in re.findall(r"x(f32|bf16)>", pair)}
+        assert kinds == {jnp.dtype(dtype).name.replace("bfloat", "bf").replace("float", "f")}
+    exact, found = gradients.values()
+    assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
+
+
 def test_a_loss_has_no_more_parts_on_more_devices(monkeypatch):
     """With as many rows for each."""
     model, params = model_of(MISTRAL)
-    monkeypatch.setattr(llama, "LOGITS", 3 * 7 * V // 2)
+    monkeypatch.setattr(head, "LOGITS", 3 * 7 * V // 2)
 
     def lengths(devices):
         kinds = (AxisType.Auto,) * len(AXES)
