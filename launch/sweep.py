@@ -29,7 +29,7 @@ from launch.task import (
     define_workdir,
     folder_of,
 )
-from synthjax.io import storage
+from synthjax.io import processes, storage
 from synthjax.io.results import read, write
 from synthjax.io.storage import Place
 from synthjax.io.workdir import WorkdirError, provenance
@@ -213,4 +213,5 @@ def _ranges(numbers: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    launch(main, ERRORS, _SPEC, commands=("split", "run", "merge"))
+    commands = ("split", "run", "merge")
+    launch(main, ERRORS, _SPEC, commands, processes.exit_code)

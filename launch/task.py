@@ -57,7 +57,8 @@ class Launcher(NamedTuple):
             parts = specs(config, self.task.Spec)
             together(lambda: self.run(parts, folder, [name, *sys.argv[1:]]), self.errors)
 
-        launch(main, (*ERRORS, *self.errors), self.task.Spec)
+        errors = (*ERRORS, *self.errors)
+        launch(main, errors, self.task.Spec, exit_code=processes.exit_code)
 
     def run(self, parts: dict, folder: Place, again: list[str], draw: bool = True) -> None:
         """Run every spec in folder/NAME, and say what came of it; `draw`: and draw it.

@@ -20,7 +20,10 @@ from jax.experimental import multihost_utils
 from synthjax.io.storage import UnreachableError
 
 REFUSED, FAILED = 2, 1  # exit codes: of what cannot be run, and of what another time may
-FAILING = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE}
+LASTING = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+}
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 
@@ -44,7 +47,7 @@ def exit_code(error: BaseException | None) -> int:
             return error.code
         if isinstance(error, FailedError | UnreachableError):
             return FAILED
-        if isinstance(error, OSError) and error.errno in FAILING:
+        if isinstance(error, OSError) and error.errno and error.errno not in LASTING:
             return FAILED
         error = error.__cause__ or error.__context__
     return REFUSED

@@ -235,4 +235,6 @@ def _as_os_errors() -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()).strip(" ,")[:300] or type(error).__name__
-        raise UnreachableError(f"Cloud Storage: {reason}") from error
+        refused = isinstance(error, OSError) and reason.startswith("Forbidden")
+        kind = PermissionError if refused else UnreachableError
+        raise kind(f"Cloud Storage: {reason}") from error

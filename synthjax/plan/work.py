@@ -252,12 +252,14 @@ def _group(rest: str) -> int:
     """Devices of a group, in any of the ways in which XLA writes groups."""
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
         return int(found[2])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
         sizes = dict(re.findall(r"'([^']*)'=(\d+)", found[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']*)'", found[2]))
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(found[1].split(","))
-    return 2  # pairs
+    if "source_target_pairs" in rest:
+        return 2
+    raise ValueError(f"no group of devices is known in {rest!r}")
 
 
 def _arithmetic(computation: Computation, one: Instruction) -> Work:

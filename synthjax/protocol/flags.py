@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
-from synthjax.io.processes import REFUSED, exit_code
 from synthjax.protocol.spec import (
     SpecError,
     UnreadError,
@@ -31,8 +30,8 @@ _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 _ILLEGAL = re.compile(r"flag --config\.([^=]+)=(.*?): ", re.DOTALL)
 
 
-def fail(message: object, code: int = REFUSED) -> NoReturn:
-    """Say why in one line on standard error and exit."""
+def fail(message: object, code: int = 2) -> NoReturn:
+    """Say why in one line on standard error and exit; 2: what was asked for cannot be run."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     sys.exit(code)
 
@@ -42,11 +41,12 @@ def launch(
     errors: tuple[type[Exception], ...],
     cls: type | None = None,
     commands: Sequence[str] = (),
+    exit_code: Callable[[Exception], int] = lambda error: 2,
 ) -> None:
     """Parse the command line and run `main`; wrong flags, SpecError and `errors` take one line.
 
     `cls` is the spec that --config overrides, where the launcher has that flag. With `commands` the
-    command line must have one of them, and `main` takes it.
+    command line must have one of them, and `main` takes it. `exit_code` is that of an error.
     """
 
     def parse(argv: list[str]) -> list[str]:

@@ -19,6 +19,8 @@ from synthjax.io.workdir import WorkdirError
         (FileNotFoundError(errno.ENOENT, "no such file"), REFUSED),
         (PermissionError(errno.EACCES, "not yours"), REFUSED),
         (OSError(errno.ENOSPC, "no space"), FAILED),
+        (TimeoutError(errno.ETIMEDOUT, "timed out"), FAILED),
+        (OSError("is not a folder"), REFUSED),
         (UnreachableError("503"), FAILED),
         (CheckpointError("could not be saved"), FAILED),
         (ElsewhereError("the first process: no space", FAILED), FAILED),

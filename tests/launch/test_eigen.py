@@ -12,6 +12,7 @@ from eigen.tiny import TINY
 from launched import ROOT, Run, how_to_go_on, lines, one_error, same_results
 
 from synthjax.io import results
+from synthjax.io.processes import FAILED
 
 pytestmark = pytest.mark.slow
 
@@ -185,7 +186,7 @@ def test_a_disk_that_is_full(tmp_path):
     """No file may grow beyond 200 kB, less than this model: one error, and nothing half done."""
     run = start(tmp_path / "run", "--config.width=96", limit=200_000)
     code, _, stderr = run.end()
-    assert code == 2, stderr
+    assert code == FAILED, stderr
     assert "could not be saved: File too large" in stderr.splitlines()[-1]
     assert not sealed(tmp_path / "run" / "checkpoints" / "first" / "learning")
 

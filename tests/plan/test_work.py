@@ -123,6 +123,37 @@ def test_what_tpus_run(name, flops, collectives):
     assert not found.unknown and not found.bounded and not found.opaque
 
 
+GATHERED = """HloModule m
+
+ENTRY %main (x: f32[8,4]) -> f32[64,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  ROOT %g = f32[64,4]{1,0} all-gather(%x), replica_groups=GROUPS, dimensions={0}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "{{0,1,2,3,4,5,6,7},{8,9,10,11,12,13,14,15}}",
+        "[2,8]<=[16]",
+        "[2,8]<=[8,2]T(1,0)",
+        "mesh['axis_0'=2,'axis_1'=8] {'axis_1'}",
+        "mesh['axis_0'=2,'axis_1'=2,'axis_2'=4] {'axis_1','axis_2'}",
+        # Of devices in another order than their numbers', as on a torus of 4 x 4 x 4.
+        "mesh['axis_0'=1,'axis_1'=8,'axis_2'=8], device_ids=([8,8]T(1,0)) {'axis_1'}",
+    ],
+)
+def test_ways_in_which_groups_are_written(groups):
+    (found,) = work(GATHERED.replace("GROUPS", groups)).collectives
+    assert (found.kind, found.group, found.nbytes) == ("all-gather", 8, 64 * 4 * 4)
+
+
+def test_groups_written_otherwise_are_not_guessed():
+    with pytest.raises(ValueError, match="no group of devices is known"):
+        work(GATHERED.replace("GROUPS", "{}"))
+
+
 SCATTERED = """HloModule m
 
 %add (a: f32[], b: f32[]) -> f32[] {
