@@ -131,13 +131,16 @@ class Run:
         return self.process.exitcode, self.read("stdout"), self.read("stderr")
 
 
-def two(argv: list[str], workdir: str | Path, said: Path, **how) -> list[Run]:
-    """Two processes of a launcher that share a run; output in said/said0 and said/said1."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def two(argv: list[str], workdir: str | Path, said: Path, **how) -> list[Run]:
+    """Two processes of a launcher that share a run; output in said/said0 and said/said1."""
     argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
-    argv.append(f"--coordinator=localhost:{port}")
+    argv.append(f"--coordinator=localhost:{free_port()}")
     return [Run([*argv, f"--process={i}"], said / f"said{i}", **how) for i in range(2)]
 
 

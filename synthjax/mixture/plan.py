@@ -298,12 +298,14 @@ def bytes_of(static: Static, swept: tuple[str, ...], points: int) -> int:
     return 4 * (features + points * (vectors + records + 2 * carried))
 
 
-def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, devices: int) -> Tile:
+def tile(
+    spec: Spec, group: Group, shape: tuple[int, int], platform: str, devices: int, processes: int
+) -> Tile:
     """The tile for chunks of up to `shape`: as large as is fast within the memory budget.
 
-    The budget is for all CPU devices together, and for each of other devices: where it is too small
-    for every CPU device to have a tile, fewer work. Raises SpecError where not even one trajectory
-    fits.
+    The budget is for all CPU devices of a process together, and for each of other devices: where it
+    is too small for every CPU device to have a tile, fewer of each process work. Raises SpecError
+    where not even one trajectory fits.
     """
     static, budget = group.static, spec.memory_gb * 2**30
     one = bytes_of(static, group.swept, 1)
@@ -316,7 +318,9 @@ def tile(spec: Spec, group: Group, shape: tuple[int, int], platform: str, device
             f"d={static.d}{_with_past(static)} needs that",
         )
     if platform == "cpu":  # whose devices share the machine's memory
-        devices = min(devices, int(budget // one))
+        if budget // one < devices // processes:
+            devices = int(budget // one) * processes
+        budget *= processes
     else:
         budget *= devices
     points = min(shape[0], TILE_POINTS)
@@ -385,10 +389,19 @@ class Layout(NamedTuple):
 
 
 def layout(
-    spec: Spec, parts: list[Group], cuts: list[Chunk], platform: str, devices: int
+    spec: Spec,
+    parts: list[Group],
+    cuts: list[Chunk],
+    platform: str,
+    devices: int,
+    processes: int = 1,
 ) -> Layout:
-    """Groups, chunks and tiles; SpecError where memory is too small for a trajectory."""
+    """Groups, chunks and tiles; SpecError where memory is too small for a trajectory.
+
+    `devices` are those of all `processes`.
+    """
     shapes = [np.array([c.shape for c in cuts if c.group == g]) for g in range(len(parts))]
     largest = [tuple(shape.max(axis=0).tolist()) for shape in shapes]
-    fitted = [tile(spec, *pair, platform, devices) for pair in zip(parts, largest, strict=True)]
+    here = platform, devices, processes
+    fitted = [tile(spec, *pair, *here) for pair in zip(parts, largest, strict=True)]
     return Layout(parts, cuts, fitted)

@@ -106,7 +106,7 @@ class Spec:
     memory_gb: float = config_field(
         2.0,
         "memory for the features and what is computed from them at one time: of all CPU devices "
-        "together, or of each accelerator",
+        "of a process together, or of each accelerator",
         unit="GiB",
         low=0,
         low_open=True,

@@ -97,11 +97,12 @@ def estimate(spec: Spec) -> str:
     plan.check_results(spec)
     groups, chunks, tiles = layout_of(spec, devices)
     together = devices[0].platform == "cpu"
-    each = "" if together else " each"
+    processes = _processes(devices)
+    each = "" if together and processes == 1 else " each"
     held = max(
         plan.bytes_of(group.static, group.swept, tile.points)
         * tile.trajectories
-        * (tile.devices if together else 1)
+        * (tile.devices // processes if together else 1)
         for group, tile in zip(groups, tiles, strict=True)
     )
     return (
@@ -129,7 +130,8 @@ def layout_of(
             chunks.append(chunk._replace(group=len(groups) + chunk.group))
         groups += [group._replace(where=place[group.where]) for group in parts]
         before = stage
-    return plan.layout(spec, groups, chunks, devices[0].platform, len(devices))
+    here = devices[0].platform, len(devices), _processes(devices)
+    return plan.layout(spec, groups, chunks, *here)
 
 
 def _goes_on(large: Mapping, small: Mapping) -> bool:
@@ -203,6 +205,7 @@ class _Sweep:
         def finish(step, started):
             nonlocal began
             chunk = self.chunks[step]
+            watchdog.pause()
             jax.block_until_ready(started)  # this process's part
             watchdog.beat(time.perf_counter() - began)  # the others' take no longer
             record = _fetch(chunk, self.tiles[chunk.group], started)
@@ -264,10 +267,24 @@ def arguments(
         carried = carried[..., : static.first if static.carried > 1 else 1, :]
         before = Before(carried, records.status[..., static.first - 1][at])
     axes = rotation(static.d) if static.covariance.call is dense else None
-    mesh = Mesh(np.array(devices[: tile.devices]), ("trajectory",))
+    mesh = Mesh(np.array(_working(devices, tile.devices)), ("trajectory",))
     seed = np.uint32(group.seed)
     index = index.astype(np.int32)
     return static, group.swept, tile.points, mesh, axes, numbers, seed, index, before
+
+
+def _processes(devices: Sequence[jax.Device]) -> int:
+    return len({device.process_index for device in devices})
+
+
+def _working(devices: list[jax.Device], count: int) -> list[jax.Device]:
+    """So many of the devices, of each process as many: one without a part could not fetch any."""
+    if count == len(devices):
+        return devices
+    own = {}
+    for device in devices:
+        own.setdefault(device.process_index, []).append(device)
+    return [device for part in own.values() for device in part[: count // len(own)]]
 
 
 def _cut(chunk: plan.Chunk, tile: plan.Tile) -> tuple[int, int]:

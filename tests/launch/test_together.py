@@ -10,7 +10,17 @@ import time
 import pytest
 import xarray as xr
 from eigen.tiny import TINY as eigen_tiny
-from launched import BASE, ROOT, Run, assert_alike, one_error, same_results, saved, seeds
+from launched import (
+    BASE,
+    ROOT,
+    Run,
+    assert_alike,
+    free_port,
+    one_error,
+    same_results,
+    saved,
+    seeds,
+)
 from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
@@ -25,12 +35,14 @@ def pair(together):
     return lambda workdir: together(seeds(36, 1), workdir)
 
 
-def on_devices(count: int, module: str, argv: list[str]) -> None:
-    """A launcher on so many devices, which one forked from here could not have."""
+def on_devices(count: int, module: str, *each: list[str]) -> None:
+    """A launcher, a process for `each`, with devices that one forked from here could not have."""
     where = os.environ | {"JAX_NUM_CPU_DEVICES": str(count)}
-    command = [sys.executable, "-m", module, *argv]
-    done = subprocess.run(command, cwd=ROOT, env=where, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    how = dict(cwd=ROOT, env=where, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    runs = [subprocess.Popen([sys.executable, "-m", module, *argv], **how) for argv in each]
+    for run in runs:
+        _, stderr = run.communicate(timeout=300)
+        assert run.returncode == 0, stderr
 
 
 def test_a_sweep_on_eight_devices_is_that_on_two(tmp_path):
@@ -42,6 +54,14 @@ def test_a_sweep_on_eight_devices_is_that_on_two(tmp_path):
     on_devices(8, "launch.mixture", [*argv, f"--workdir={tmp_path / 'eight'}"])
     assert run.end()[0] == 0
     assert_alike(tmp_path / "eight", tmp_path / "two")
+
+
+def test_two_processes_that_have_more_devices_than_memory(few, tmp_path):
+    """Some devices of each work: one without a part of what is computed could not fetch any."""
+    argv = [*seeds(4), f"--workdir={tmp_path / 'run'}", "--config.memory_gb=6e-5"]
+    argv += ["--distributed", "--processes=2", f"--coordinator=localhost:{free_port()}"]
+    on_devices(4, "launch.mixture", *([*argv, f"--process={i}"] for i in range(2)))
+    assert_alike(tmp_path / "run", few[0])
 
 
 def test_two_processes_end_with_the_bytes_of_one(single, pair, tmp_path):

@@ -98,9 +98,9 @@ def grid(spec: Spec) -> list[dict]:
     ]
 
 
-def cut(spec: Spec, work: int, platform: str, devices: int) -> plan.Layout:
+def cut(spec: Spec, work: int, platform: str, devices: int, processes: int = 1) -> plan.Layout:
     groups = plan.groups(spec)
-    return plan.layout(spec, groups, [*plan.chunks(groups, work)], platform, devices)
+    return plan.layout(spec, groups, [*plan.chunks(groups, work)], platform, devices, processes)
 
 
 def octave(name: str, size: int) -> int:
@@ -310,6 +310,9 @@ def test_every_device_works_where_memory_allows():
     one = plan.bytes_of(plan.groups(spec)[0].static, (), 1)
     short = Spec(n=1000, d=50, trajectories=64, memory_gb=3.5 * one / GIB)
     assert cut(short, 2**40, "cpu", 8).tiles[0].devices == 3
+    for processes in (1, 2, 8):  # each has memory of its own
+        (tile,) = cut(short, 2**40, "cpu", 8, processes).tiles
+        assert tile.devices == min(3, 8 // processes) * processes
 
 
 def test_a_chip_of_a_pod_has_no_more_to_do_than_one_alone():
