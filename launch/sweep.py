@@ -165,11 +165,13 @@ def _manifest(folder: Place) -> dict:
 
 def _index(count: int) -> int:
     """Which job this is, of so many."""
-    said = {name: os.environ[name] for name in INDEX if name in os.environ}
+    # Under JobSet each host of a run has a number of that name.
+    names = INDEX[:1] if flags.FLAGS.distributed else INDEX
+    said = {name: os.environ[name] for name in names if name in os.environ}
     name, index = "--index", _INDEX.value
     if index is None:
         if not said:
-            fail(f"run needs --index=I, or {' or '.join(INDEX)}, which a cluster sets")
+            fail(f"run needs --index=I, or {' or '.join(names)}, which a cluster sets")
         name, index = next(iter(said.items()))
         if not index.isdecimal():
             fail(f"{name}={index}: must be an integer >= 0")

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from synthjax.io import processes, storage
 from synthjax.io.checkpoint import CheckpointError
+from synthjax.io.processes import FAILED, REFUSED
 from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
@@ -154,7 +155,10 @@ def define_processes() -> Callable[[Callable[[], None], tuple[type[Exception], .
             try:
                 processes.begin(*(flag.value for flag in about))
             except (RuntimeError, ValueError) as error:
-                fail(f"--distributed: the processes of this run do not come together ({error})")
+                # A name that is not known yet, a device that another run still holds: for a while.
+                code = REFUSED if isinstance(error, ValueError) else FAILED
+                text = f"--distributed: the processes of this run do not come together ({error})"
+                fail(text, code)
             run()
 
     return together

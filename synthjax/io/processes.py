@@ -6,6 +6,7 @@ the first one finds out for all. The first alone prints and writes files that ar
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -88,6 +89,15 @@ def agreed(compute: Callable[[], Any]) -> Any:
     if "error" in found:
         raise ElsewhereError(f"the first process: {found['error']}", found["code"])
     return found["value"]
+
+
+def others(text: str) -> list[int]:
+    """The processes, by number, that come with another text than the first."""
+    if jax.process_count() == 1:
+        return []
+    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    every = multihost_utils.process_allgather(own)
+    return np.flatnonzero((every != every[0]).any(1)).tolist()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from synthjax.io import storage
-from synthjax.io.processes import agreed
+from synthjax.io.processes import agreed, others
 
 PACKAGES = ("synthjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
 
@@ -43,13 +43,19 @@ class Workdir:
         Fields in `free` may change between the runs that share a stage. `goes_on` says whether a
         new spec holds all that the newest stage's has; `facts` gives what to record of a new stage,
         and is given the spec of the one before, if there was one. Raises WorkdirError where the
-        directory cannot be written, or was begun with a spec that this one does not go on from.
+        directory cannot be written, or was begun with a spec that this one does not go on from, or
+        processes that share the run came with several.
         """
         try:
             self.path = storage.place(path)
         except OSError as error:
             raise WorkdirError(f"workdir {path}: {error}") from None
         spec = json.loads(json.dumps(spec))
+        if other := others(json.dumps(spec, sort_keys=True)):
+            raise WorkdirError(
+                f"workdir {self.path}: process {other[0]} came with another spec, data or model "
+                "than process 0; all that share a run need the same"
+            )
         self.stages = agreed(lambda: self._opened(spec, free, goes_on, facts))
 
     def _opened(self, spec, free, goes_on, facts) -> list[dict[str, Any]]:

@@ -141,6 +141,11 @@ def test_which_job(tmp_path):
     call(folder, "split", *seeds(2), "--jobs=2")
     for argv, environment, says in (
         ([], {}, "run needs --index=I, or SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX"),
+        (
+            ["--distributed"],
+            {"JOB_COMPLETION_INDEX": "0"},
+            "needs --index=I, or SLURM_ARRAY_TASK_ID, which",
+        ),
         (["--index=2"], {}, "--index=2: there are 2 jobs, from 0 on"),
         ([], {"SLURM_ARRAY_TASK_ID": "9"}, "SLURM_ARRAY_TASK_ID=9: there are 2 jobs"),
         ([], {"JOB_COMPLETION_INDEX": "x"}, "JOB_COMPLETION_INDEX=x: must be an integer >= 0"),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
 from synthjax.io import results
+from synthjax.io.processes import REFUSED
+from synthjax.io.watchdog import Watchdog
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +102,57 @@ def test_one_killed_ends_the_other_and_both_go_on(number, single, pair, tmp_path
     for run in pair(workdir):
         assert run.end()[0] == 0
     assert same_results(workdir, single)
+
+
+def test_one_that_is_stopped_ends_the_other_within_a_minute(single, pair, tmp_path):
+    """As a machine that hangs: not even a sign of life."""
+    runs = pair(tmp_path / "run")
+    runs[0].until(lambda: len(saved(tmp_path / "run")) > 2)
+    began = time.monotonic()
+    os.kill(runs[1].process.pid, signal.SIGSTOP)
+    code, _, stderr = runs[0].end()
+    assert code not in (0, REFUSED) and time.monotonic() - began < 60
+    assert "stopped sending heartbeats" in stderr or "is stuck" in stderr, stderr
+    runs[1].process.kill()
+    for run in pair(tmp_path / "run"):
+        assert run.end()[0] == 0
+    assert same_results(tmp_path / "run", single)
+
+
+def test_processes_with_different_specs(tmp_path):
+    argv = [*seeds(2), f"--workdir={tmp_path / 'run'}", "--distributed", "--processes=2"]
+    argv.append(f"--coordinator=localhost:{free_port()}")
+    runs = [
+        Run([*argv, f"--process={i}", f"--config.n={200 + i}"], tmp_path / f"said{i}")
+        for i in range(2)
+    ]
+    for run in runs:
+        code, _, stderr = run.end()
+        assert code == REFUSED and "process 1 came with another spec" in stderr, stderr
+    assert not (tmp_path / "run" / "spec.json").exists()
+
+
+def test_open_mpi_says_who_is_there(few, tmp_path):
+    """By the variables that its mpirun sets, of which JAX knows host, port and number."""
+    for number in range(4096):  # of the job, from which JAX's port follows
+        with socket.socket() as free:
+            if free.connect_ex(("localhost", 61440 + number)):
+                break
+    where = {"OMPI_MCA_orte_hnp_uri": f"{number * 4096}.0;tcp://127.0.0.1:34911"}
+    runs = []
+    for i in range(2):
+        ranks = dict.fromkeys(("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"), str(i))
+        environment = {**where, "OMPI_COMM_WORLD_SIZE": "2", **ranks}
+        argv = [*seeds(4), f"--workdir={tmp_path / 'run'}", "--distributed"]
+        runs.append(Run(argv, tmp_path / f"said{i}", environment=environment))
+    for run in runs:
+        code, _, stderr = run.end()
+        assert code == 0, stderr
+    assert_alike(tmp_path / "run", few[0])
+
+
+def test_a_minute_is_enough_for_the_watchdog_as_it_is():
+    assert Watchdog.TOGETHER + 10 * Watchdog.EVERY < 60
 
 
 @pytest.mark.parametrize("patience", [5, pytest.param(0, marks=pytest.mark.long)])
