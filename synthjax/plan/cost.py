@@ -18,13 +18,14 @@ class Program(NamedTuple):
 
     Fields: `counts`, how much of what a run makes; `flops` that the model needs for that, two for
     each parameter that a token is multiplied with and six where it learns, 0 where there is no such
-    number. Both over all devices.
+    number. Both over all devices. `runs` in a generation.
     """
 
     name: str
     lower: Callable[[], jax.stages.Lowered]
     counts: Mapping[str, float]
     flops: float = 0.0
+    runs: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Cost:
 
     Fields: what of memory holds `arguments`, `temporaries`, `outputs` that are no arguments and
     `code`; `limit`, what there is of memory, None where nobody says; `needed`, what the compiler
-    says of a program that does not fit, 0 of others; `seconds` of compiling; `work`.
+    says of a program that does not fit, 0 of others; `seconds` of compiling; `work`; `runs` in a
+    generation.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Cost:
     needed: float
     seconds: float
     work: Work
+    runs: int = 1
 
     @property
     def memory(self) -> float:
@@ -130,6 +133,7 @@ def cost(program: Program, device: jax.Device, count: int) -> Cost:
         devices=count,
         counts=dict(program.counts),
         model_flops=program.flops,
+        runs=program.runs,
         limit=_limit(device),
     )
     lowered = program.lower()

@@ -100,12 +100,14 @@ def _eigen(spec: eigen.Spec, mesh: Mesh) -> list[Program]:
             lambda: _lower(mesh, trainer.step, state, batch, None),
             {"examples": point.batch, "tokens": point.batch * (a.source_length + out)},
             6 * needed,
+            point.generation_steps,
         ),
         Program(
             "decoding",
             lambda: _lower(mesh, decode, params, *asked),
             {"guesses": rows * point.k, "tokens": rows * point.k * out},
             2 * guessed,
+            -(-point.n // rows),
         ),
     ]
 
@@ -153,12 +155,14 @@ def _summarize(spec: summarize.Spec, mesh: Mesh) -> list[Program]:
             lambda: _lower(mesh, trainer.step, state, batch, params if point.lora else None),
             {"examples": point.batch, "tokens": point.batch * point.block},
             6 * size * point.batch * point.block,
+            point.generation_steps,
         ),
         Program(
             "decoding",
             lambda: _lower(mesh, decode, params, *asked),
             {"guesses": rows * k, "tokens": rows * k * out},
             2 * guessed,
+            -(-point.n // rows),
         ),
     ]
 

@@ -19,7 +19,7 @@ def planned(
 ) -> list[dict[str, Any]]:
     """Print what the programs of a spec cost, and return it, a dict for each.
 
-    With `search` for every mesh, the best last. Raises SpecError, TopologyError, ModelError.
+    With `search` for every mesh, the best first. Raises SpecError, TopologyError, ModelError.
     """
     devices = devices_of(topology)
     kind, count = devices[0].device_kind, len(devices)
@@ -31,17 +31,17 @@ def planned(
     if not search:
         sizes = dict(zip(sharding.AXES, sharding.shape_of(spec.mesh, count), strict=True))
         return _one(dataclasses.replace(spec, mesh=sizes), devices, where, console)[1]
-    ranked, found = [], []
+    ranked = []
     for sizes in meshes(spec, count):
         try:
             costs, lines = _one(dataclasses.replace(spec, mesh=sizes), devices, where, console)
         except SpecError as error:
             console.print(f"{_mesh(sizes)}: {error}", highlight=False)
             continue
-        found += lines
-        ranked.append((not all(one.fits for one in costs), _total(costs), sizes, costs))
-    console.print(_ranking(sorted(ranked, key=lambda row: row[:2]), where))
-    return found
+        ranked.append((not all(one.fits for one in costs), _total(costs), sizes, costs, lines))
+    ranked.sort(key=lambda row: row[:2])
+    console.print(_ranking(ranked, where))
+    return [line for *_, lines in ranked for line in lines]
 
 
 def _one(spec, devices, where, console) -> tuple[list[Cost], list[dict]]:
@@ -127,17 +127,18 @@ ROWS = {
 
 def _ranking(ranked: list, where: str) -> Table:
     made = Table(title=f"meshes on {where}, the best first", title_justify="left")
-    for name in ("mesh", "fits", "memory", "predicted seconds of all programs"):
+    for name in ("mesh", "fits", "memory", "seconds of a generation's programs, at most"):
         made.add_column(name, justify="right")
-    for unfit, total, sizes, costs in ranked:
+    for unfit, total, sizes, costs, _ in ranked:
         memory = max(one.memory for one in costs)
-        made.add_row(_mesh(sizes), "NO" if unfit else "yes", _bytes(memory), _seconds(total))
+        seconds = _seconds(total) if all(one.predicted for one in costs) else ""
+        made.add_row(_mesh(sizes), "NO" if unfit else "yes", _bytes(memory), seconds)
     return made
 
 
 def _total(costs: list[Cost]) -> float:
     """By what meshes are ranked: nothing overlaps; bytes where nothing is published."""
-    return sum(one.predicted[1] if one.predicted else one.work.nbytes / 1e9 for one in costs)
+    return sum(one.runs * (one.predicted[1] if one.predicted else one.work.nbytes) for one in costs)
 
 
 def _mesh(sizes) -> str:
