@@ -170,11 +170,15 @@ class SummarizeTask:
         targets = format.targets(texts)
         lengths = [len(target) for target in targets]
         prompts = format.prompts([pair.text for pair in pairs], lengths)
-        found = []
-        for first in range(0, len(texts), self.spec.decode_batch):
-            rows = slice(first, first + self.spec.decode_batch)
-            found.append(model.log_probs(language, params, self.mesh, prompts[rows], targets[rows]))
-        return np.concatenate(found) / np.array(lengths)
+        # One shape, one program: to compile another would look like being stuck.
+        longest = max(len(prompt) + length for prompt, length in zip(prompts, lengths, strict=True))
+        columns, found = max(self.spec.block, longest), []
+        size = min(self.spec.decode_batch, self.n)
+        for first in range(0, len(texts), size):
+            rows = np.minimum(first + np.arange(size), len(texts) - 1)
+            asked = [prompts[i] for i in rows], [targets[i] for i in rows]
+            found.append(model.log_probs(language, params, self.mesh, *asked, columns))
+        return np.concatenate(found)[: len(texts)] / np.array(lengths)
 
     # Pool, learn
 
