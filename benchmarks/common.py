@@ -55,10 +55,8 @@ class Results:
         self._path = RESULTS / f"{name}.jsonl"
         self._facts = {**provenance(), "cores": synthjax.cores()}
         before = self._path.read_text().splitlines() if self._path.exists() else []
-        self._lines = [line for line in before if not self._replaces(json.loads(line))]
-
-    def _replaces(self, line: dict) -> bool:
-        return line.get("device") == self._facts["device"]
+        device = self._facts["device"]
+        self._lines = [line for line in before if json.loads(line)["device"] != device]
 
     def add(self, **values) -> None:
         """Print a line and keep it; the file holds one run for each sort of device."""

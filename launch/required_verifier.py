@@ -16,6 +16,7 @@ from launch.task import define_workdir, folder_of
 from synthjax import mixture
 from synthjax.io import results, storage
 from synthjax.io.log import Progress
+from synthjax.io.processes import exit_code
 from synthjax.io.workdir import WorkdirError
 from synthjax.mixture import dataset
 from synthjax.plot import files, required
@@ -62,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch(main, (WorkdirError, OSError), mixture.Spec)
+    launch(main, (WorkdirError, OSError), mixture.Spec, exit_code=exit_code)

@@ -21,6 +21,7 @@ from launch.task import define_workdir, folder_of
 from synthjax import mixture
 from synthjax.io import storage
 from synthjax.io.checkpoint import CheckpointError
+from synthjax.io.processes import exit_code
 from synthjax.io.stop import GracefulStop
 from synthjax.io.workdir import WorkdirError
 from synthjax.plot import files
@@ -109,4 +110,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch(main, (WorkdirError, CheckpointError, laws.FitError, OSError), mixture.Spec)
+    launch(
+        main,
+        (WorkdirError, CheckpointError, laws.FitError, OSError),
+        mixture.Spec,
+        exit_code=exit_code,
+    )

@@ -34,7 +34,8 @@ SMALL += ["--config.trajectories=3", "--config.learner=ridge", "--config.verifie
 def seeds(count: int, trajectories: int = 3) -> list[str]:
     """A sweep of as many chunks, for each base seed is one, and of a single program.
 
-    One trajectory's numbers do not depend on how many devices there are, to the last bit.
+    One trajectory's numbers do not depend on how many devices there are, to the last bit; but it is
+    the first device that computes what counts of them. With three, all devices have a part.
     """
     small = [one.replace("trajectories=3", f"trajectories={trajectories}") for one in SMALL]
     return [*small, f"--config.sweep.seed={tuple(range(count))}"]
@@ -69,6 +70,7 @@ def become(
     for a fork server has that of its own start. After a SIGUSR1 the process is alive, but does
     nothing more.
     """
+    os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
     if patience:

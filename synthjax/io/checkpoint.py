@@ -25,8 +25,12 @@ from synthjax.io.processes import FailedError, agreed, first
 from synthjax.io.storage import Place, UnreachableError
 
 
-class CheckpointError(FailedError):
+class CheckpointError(RuntimeError):
     """A checkpoint could not be saved or trusted; one line: the path, what happened, what to do."""
+
+
+class SaveError(CheckpointError, FailedError):
+    """One that could not be saved."""
 
 
 class Checkpoints:
@@ -161,8 +165,11 @@ class Checkpoints:
         path = self._path(step)
         if flaw := agreed(lambda: self._flaw(step)):
             raise CheckpointError(flaw)
-        with _orbax() as orbax:
-            tree = orbax.metadata(path).item_metadata.tree
+        try:
+            with _orbax() as orbax:
+                tree = orbax.metadata(path).item_metadata.tree
+        except Exception as error:
+            raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
         return jax.tree.map(
             lambda leaf: (
                 jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else ""
@@ -214,6 +221,8 @@ class Checkpoints:
         """What is wrong with a step, as one line naming the file; None if it is whole."""
         try:
             manifest.verify(self._path(step), step)
+        except UnreachableError:  # which says nothing of the step
+            raise
         except (manifest.Flaw, OSError) as error:
             return (
                 f"{self._path(step)}: {error}; this step does not count: "
@@ -231,7 +240,7 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(step, error) from error
 
-    def _failed(self, step: int, error: Exception) -> CheckpointError:
+    def _failed(self, step: int, error: Exception) -> SaveError:
         for pause in (0.0, 0.1, 1.0) if first() else ():  # what was written is of no use
             time.sleep(pause)
             try:
@@ -241,7 +250,7 @@ class Checkpoints:
                 break
             except OSError:  # a thread of Orbax's may still write there
                 pass
-        return CheckpointError(
+        return SaveError(
             f"{self._path(step)}: could not be saved: {_reason(error)}; earlier steps are intact: "
             "set this right and run again"
         )

@@ -45,10 +45,11 @@ class Metrics:
         return self
 
     def __exit__(self, kind, error, _):
-        # What could not be written once cannot now, and processes that share the run do not wait.
-        if self._file and (error is None or exit_code(error) == REFUSED):
-            with contextlib.suppress(OSError) if kind else self._refused():
-                self._file.close()
+        with contextlib.suppress(OSError) if kind else self._refused():
+            if self._file:
+                # A bucket that did not answer is not tried again, for tens of seconds in which the
+                # processes that share the run learn of nothing.
+                self._file.close(write=error is None or exit_code(error) == REFUSED)
 
 
 class Progress:

@@ -43,7 +43,9 @@ class ElsewhereError(RuntimeError):
 
 def exit_code(error: BaseException | None) -> int:
     """Whether scripts that start runs again should: FAILED or REFUSED, by what an error came of."""
-    while error is not None:
+    seen = set()  # a cause and what was raised while it was handled may be one
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, ElsewhereError):
             return error.code
         if isinstance(error, FailedError | UnreachableError):

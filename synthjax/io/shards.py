@@ -127,8 +127,10 @@ def write(
     except (OSError, safetensors.SafetensorError) as error:
         for path in partial if folder.is_dir() else ():
             path.unlink(missing_ok=True)
+        if found := re.search(r"os error (\d+)", str(error)):
+            error = OSError(int(found[1]), os.strerror(int(found[1])))
         reason = getattr(error, "strerror", None) or error
-        raise WorkdirError(f"{folder}: cannot be written ({reason})") from None
+        raise WorkdirError(f"{folder}: cannot be written ({reason})") from error
 
 
 def _opened(path: Path):

@@ -58,7 +58,7 @@ def exists(path: Place) -> bool:
 
 def names(folder: Place) -> list[str]:
     """What lies in a folder; nothing does where there is none."""
-    with _as_os_errors(), contextlib.suppress(FileNotFoundError):
+    with _of(folder), contextlib.suppress(FileNotFoundError):
         return sorted(path.name for path in folder.iterdir())
     return []
 
@@ -94,7 +94,7 @@ def files(folder: Place) -> dict[str, int]:
 
 def read(path: Place) -> bytes:
     """A file's content."""
-    with _as_os_errors():
+    with _of(path):
         return path.read_bytes()
 
 
@@ -214,16 +214,20 @@ class Growing:
         if time.monotonic() - self._written > self.EVERY:
             self._put()
 
-    def close(self) -> None:
-        """All of it is there."""
+    def close(self, write: bool = True) -> None:
+        """All of it is there; without `write`, in a bucket, what was put there before."""
         if self._file:
             self._file.close()
-        elif self._new:
+        elif self._new and write:
             self._put()
 
     def _put(self) -> None:
         write(self._path, self._text)
         self._written, self._new = time.monotonic(), False
+
+
+def _of(path: Place) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if isinstance(path, Path) else _as_os_errors()
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ def _with_gradient(x, table, labels, weights):
     def some(slope, part):
         x, labels, weights = part
 
-        def weighted(logits):
-            own = _own(logits, labels)
+        def weighted(found):
+            own = _own(found, labels)
             return jnp.sum(own * weights), own
 
         push, own = jax.grad(weighted, has_aux=True)(logits(x, table))
@@ -68,7 +68,7 @@ def _with_gradient(x, table, labels, weights):
 
 def _scaled(found, by):
     back, slope, own = found
-    return (back * by).astype(back.dtype), slope * by, None, own * by
+    return (back * by).astype(back.dtype), (slope * by).astype(slope.dtype), None, own * by
 
 
 log_prob.defvjp(_with_gradient, _scaled)

@@ -63,8 +63,8 @@ def build(
 ) -> Model:
     """The transformer with float32 parameters, which computes in `dtype`.
 
-    Its methods: `logits`, `log_probs`, `start`, `step` of `Llama`. `remat`: layers are computed
-    again for their gradient, which takes less memory and a third more time. Adapters are
+    Its methods: `logits`, `log_probs`, `log_prob`, `start`, `step` of `Llama`. `remat`: layers are
+    computed again for their gradient, which takes less memory and a third more time. Adapters are
     parameters beside the matrix that they adapt, `lora_a` and `lora_b`.
     """
     return bind(lambda rngs: Llama(architecture, dtype, lora, remat, rngs))
@@ -144,7 +144,7 @@ class Llama(nnx.Module):
         """Natural log-probability of every token but the first of a row, given those before it.
 
         Logits are never there all at once where they would take more of a device than
-        `head.LOGITS`.
+        `head.LOGITS`; for a gradient take `log_prob`.
         """
         x = self.model.norm(self._hidden(tokens, segments, positions)[:, :-1])
         return head.log_probs(x, self._table(), tokens[:, 1:])

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from synthjax.io.checkpoint import CheckpointError
+from synthjax.io.checkpoint import CheckpointError, SaveError
 from synthjax.io.processes import FAILED, REFUSED, ElsewhereError, exit_code
 from synthjax.io.storage import UnreachableError
 from synthjax.io.tensors import ModelError
@@ -22,7 +22,8 @@ from synthjax.io.workdir import WorkdirError
         (TimeoutError(errno.ETIMEDOUT, "timed out"), FAILED),
         (OSError("is not a folder"), REFUSED),
         (UnreachableError("503"), FAILED),
-        (CheckpointError("could not be saved"), FAILED),
+        (SaveError("could not be saved"), FAILED),
+        (CheckpointError("already saved"), REFUSED),
         (ElsewhereError("the first process: no space", FAILED), FAILED),
         (ElsewhereError("the first process: another spec", REFUSED), REFUSED),
     ],
@@ -41,3 +42,9 @@ def test_what_an_error_came_of_counts_though_it_is_not_shown(cause, code):
         except OSError:
             raise WorkdirError("cannot be written") from None
     assert exit_code(raised.value) == code
+
+
+def test_causes_in_a_circle():
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert exit_code(one) == REFUSED

@@ -6,11 +6,14 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gcsfs.retry import HttpError
 
-from synthjax.io import results, storage
+from synthjax.io import manifest, results, storage
 from synthjax.io.checkpoint import CheckpointError, Checkpoints
-from synthjax.io.storage import Growing
+from synthjax.io.processes import FAILED, REFUSED, exit_code
+from synthjax.io.storage import Growing, UnreachableError
 from synthjax.io.workdir import Workdir, WorkdirError
 
 
@@ -152,3 +155,48 @@ def test_results_come_back_from_a_bucket(bucket):
     data = xr.Dataset({"a": ("t", [1.0, 2.0])})
     results.write(data, path)
     xr.testing.assert_identical(results.read(path), data)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FileNotFoundError("gs://bucket/none"), REFUSED),
+        (OSError("Forbidden: https://storage.googleapis.com/"), REFUSED),
+        (TimeoutError(), FAILED),
+        (ConnectionError("reset"), FAILED),
+        (HttpError({"code": 429, "message": "slow down"}), FAILED),
+        (HttpError({"code": 503, "message": ""}), FAILED),
+    ],
+)
+def test_what_a_bucket_answers(error, code):
+    with pytest.raises(OSError) as raised, storage._as_os_errors():
+        raise error
+    assert exit_code(raised.value) == code
+
+
+def test_what_a_disk_answers_is_its_own(tmp_path):
+    """Not a bucket's."""
+    with pytest.raises(IsADirectoryError):
+        storage.read(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        storage.names(tmp_path / "file")
+
+
+def test_a_bucket_that_does_not_answer_says_nothing_of_a_step(tmp_path, monkeypatch):
+    """Which is there as it was, and is not computed again."""
+
+    def unreachable(*_):
+        raise UnreachableError("503")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, {"a": np.ones(2)})
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, "verify", unreachable)
+            for ask in (checkpoints.steps, checkpoints.latest, lambda: checkpoints.restore(3)):
+                with pytest.raises(UnreachableError):
+                    ask()
+            with pytest.raises(UnreachableError):
+                checkpoints.save(3, {"a": np.zeros(2)})
+        np.testing.assert_array_equal(checkpoints.restore(3)["a"], np.ones(2))

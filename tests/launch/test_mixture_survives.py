@@ -193,5 +193,5 @@ def test_a_workdir_that_cannot_be_written(launch, tmp_path, in_the_way):
         path.parent.mkdir(exist_ok=True)
         path.write_text("a file")
     code, _, stderr = launch([*seeds(1)], workdir).end()
-    assert code == (FAILED if in_the_way.endswith("checkpoints") else REFUSED)
+    assert code == REFUSED
     assert str(path) in one_error(stderr)
