@@ -171,6 +171,7 @@ def test_another_spec_in_a_used_workdir(whole, tmp_path):
     assert "seed: 0 there, 3 here" in one_error(stderr)
 
 
+@pytest.mark.long
 def test_more_memory_than_there_is(tmp_path):
     """A cache of some terabytes: one line that names the fields, no traceback."""
     huge = ["--config.width=512", "--config.n=16384", "--config.k=1024"]

@@ -279,6 +279,7 @@ def test_a_command_line_that_says_nothing(launch, tmp_path, argv, said):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_nothing_is_kept_by_anyone(launch, tmp_path):
     """All trajectories end with a status; that is a result, to be written, drawn and told."""
     argv = [BASE, "--config.n=50", "--config.d=3", "--config.trajectories=2"]

@@ -86,6 +86,7 @@ def test_a_finished_workdir_goes_on(launch, small, large, tmp_path):
         np.testing.assert_allclose(shared[name], large[name], rtol=2e-5, atol=2e-5, equal_nan=True)
 
 
+@pytest.mark.long
 def test_killed_while_it_goes_on(launch, small, large, tmp_path):
     """SIGKILL under accumulate at each chunk of the second stage; then a damaged first stage."""
     workdir = shutil.copytree(small, tmp_path / "run")

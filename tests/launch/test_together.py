@@ -104,6 +104,7 @@ def test_one_killed_ends_the_other_and_both_go_on(number, single, pair, tmp_path
     assert same_results(workdir, single)
 
 
+@pytest.mark.long
 def test_one_that_is_stopped_ends_the_other_within_a_minute(single, pair, tmp_path):
     """As a machine that hangs: not even a sign of life."""
     runs = pair(tmp_path / "run")
@@ -132,6 +133,7 @@ def test_processes_with_different_specs(tmp_path):
     assert not (tmp_path / "run" / "spec.json").exists()
 
 
+@pytest.mark.long
 def test_open_mpi_says_who_is_there(few, tmp_path):
     """By the variables that its mpirun sets, of which JAX knows host, port and number."""
     for number in range(4096):  # of the job, from which JAX's port follows

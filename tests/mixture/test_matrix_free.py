@@ -284,7 +284,7 @@ def test_auto_by_grid_point():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", ["ridge", pytest.param("logistic", marks=pytest.mark.long)])
 def test_a_trajectory_is_the_same_in_any_company(learner, tmp_path):
     """Alone, among others, beside larger n and other λ, and when a run goes on."""
     spec = dict(BASE, engine="matrix_free", n=70, d=30, trajectories=4, learner=learner)

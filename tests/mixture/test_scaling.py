@@ -49,6 +49,7 @@ def in_the_mixture():
     return accuracy(100, features="mixture", signal=2.0)
 
 
+@pytest.mark.long
 def test_a_strong_penalty_has_no_best_n():
     mean, error, limit = in_the_mixture()
     assert (steps(mean, error)[:, -1] > 3).all()
