@@ -127,6 +127,7 @@ def test_a_model_of_another_architecture_is_refused(swept):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_another_model_may_verify_whatever_its_architecture(swept):
     folder = str(swept[0] / "models" / "verifier=none")
     found = eigen.run(
