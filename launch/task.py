@@ -16,7 +16,6 @@ from rich.table import Table
 
 from synthjax.io import processes, storage
 from synthjax.io.checkpoint import CheckpointError
-from synthjax.io.processes import FAILED, REFUSED
 from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
@@ -156,9 +155,9 @@ def define_processes() -> Callable[[Callable[[], None], tuple[type[Exception], .
                 processes.begin(*(flag.value for flag in about))
             except (RuntimeError, ValueError) as error:
                 # A name that is not known yet, a device that another run still holds: for a while.
-                code = REFUSED if isinstance(error, ValueError) else FAILED
+                lasts = isinstance(error, ValueError)
                 text = f"--distributed: the processes of this run do not come together ({error})"
-                fail(text, code)
+                fail(text, processes.REFUSED if lasts else processes.FAILED)
             run()
 
     return together

@@ -133,6 +133,13 @@ class Run:
         return self.process.exitcode, self.read("stdout"), self.read("stderr")
 
 
+def undisturbed(argv: list[str], folder: Path) -> Path:
+    """The workdir, in `folder`, of a run of the mixture's launcher that nothing disturbed."""
+    code, _, stderr = Run([*argv, f"--workdir={folder / 'run'}"], folder).end()
+    assert code == 0, stderr
+    return folder / "run"
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))

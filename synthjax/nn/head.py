@@ -92,6 +92,8 @@ def _in_parts(some, carry, rows, vocabulary: int):
         leaf = jnp.pad(leaf, [(0, 0), (0, size * parts - t), *((0, 0) for _ in rest)])
         return leaf.reshape(b, parts, size, *rest).swapaxes(0, 1)
 
+    def join(leaf):
+        return leaf.swapaxes(0, 1).reshape(b, -1, *leaf.shape[3:])[:, :t]
+
     carry, found = jax.lax.scan(some, carry, jax.tree.map(cut, rows))
-    join = lambda leaf: leaf.swapaxes(0, 1).reshape(b, -1, *leaf.shape[3:])[:, :t]  # noqa: E731
     return carry, jax.tree.map(join, found)

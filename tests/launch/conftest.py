@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launched import ROOT, Run, seeds, two
+from launched import ROOT, Run, seeds, two, undisturbed
 
 
 @pytest.fixture
@@ -22,19 +22,13 @@ def launch(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run of 36 chunks that nothing disturbed: the workdir."""
-    folder = tmp_path_factory.mktemp("whole")
-    code, _, stderr = Run([*seeds(36), f"--workdir={folder / 'run'}"], folder).end()
-    assert code == 0, stderr
-    return folder / "run"
+    return undisturbed(seeds(36), tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     """A run of 36 chunks of one trajectory, in one process, undisturbed: the workdir."""
-    folder = tmp_path_factory.mktemp("single")
-    code, _, stderr = Run([*seeds(36, 1), f"--workdir={folder / 'run'}"], folder).end()
-    assert code == 0, stderr
-    return folder / "run"
+    return undisturbed(seeds(36, 1), tmp_path_factory.mktemp("single"))
 
 
 @pytest.fixture(scope="module")

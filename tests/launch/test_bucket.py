@@ -4,7 +4,7 @@ import signal
 
 import pytest
 from eigen.tiny import TINY as eigen_tiny
-from launched import Run, assert_alike, chunks, one_error, same_results, saved, seeds
+from launched import Run, assert_alike, chunks, one_error, same_results, saved, seeds, undisturbed
 from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
@@ -16,10 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """A run of 12 chunks in a folder that nothing disturbed: the workdir."""
-    folder = tmp_path_factory.mktemp("here")
-    code, _, stderr = Run([*seeds(12, 1), f"--workdir={folder / 'run'}"], folder).end()
-    assert code == 0, stderr
-    return folder / "run"
+    return undisturbed(seeds(12, 1), tmp_path_factory.mktemp("here"))
 
 
 def listed(workdir):

@@ -21,7 +21,6 @@ from synthjax.protocol.spec import SpecError
 
 pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("no_theory")]
 
-LEARNERS = ("ridge", "logistic")
 MANY = dict(n=150, d=40, generations=3, trajectories=1000)
 RIDGE = {"learner": "ridge"}
 OTHERS = {
