@@ -25,6 +25,7 @@ from launched import (
 from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
+from synthjax import cores
 from synthjax.io import results
 from synthjax.io.processes import REFUSED
 from synthjax.io.watchdog import Watchdog
@@ -67,12 +68,14 @@ def test_two_processes_that_have_more_devices_than_memory(few, tmp_path):
     assert_alike(tmp_path / "run", few[0])
 
 
-def test_two_processes_end_with_the_bytes_of_one(single, pair, tmp_path):
-    runs = pair(tmp_path / "run")
+def test_two_processes_end_with_the_bytes_of_one(together, tmp_path):
+    """Of one that has as many devices, for they decide how tiles are cut; both have a part."""
+    runs = together(seeds(4), tmp_path / "run")
+    on_devices(2 * cores(), "launch.mixture", [*seeds(4), f"--workdir={tmp_path / 'one'}"])
     (code, said, _), (other, silent, _) = [run.end() for run in runs]
     assert code == other == 0
     assert "results: " in said and "results: " not in silent and "seed" not in silent
-    assert same_results(tmp_path / "run", single)
+    assert same_results(tmp_path / "run", tmp_path / "one")
 
 
 def test_sigterm_of_one_stops_both_and_one_alone_goes_on(single, pair, tmp_path):
