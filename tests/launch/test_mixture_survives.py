@@ -34,7 +34,7 @@ def test_killed_again_and_again(launch, whole, tmp_path):
         assert kept <= saved(workdir)
         assert set(done) - saved(workdir) <= set(done[-1:])  # a kill costs one save at most
         assert not (workdir / "results.nc").exists()
-    assert len(saved(workdir)) > 6
+    assert len(saved(workdir)) >= sum(more - 1 for more, _ in moments[1:]) > 5
     # Once more while the results are written or drawn, and then to the end.
     run = launch(seeds(36))
     run.until(lambda: set(chunks(workdir)) == set(range(36)))
