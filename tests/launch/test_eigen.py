@@ -73,6 +73,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.long
 def test_killed_in_every_phase(whole, tmp_path):
     """SIGKILL at seven moments of one run: the eighth process ends with the same bytes."""
     workdir = tmp_path / "run"

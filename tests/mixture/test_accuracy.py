@@ -38,10 +38,12 @@ test_set.__test__ = False  # a helper; what it makes is called so
 @pytest.mark.parametrize(
     "kinds, signal",
     [
-        (dict(features="teacher", theta_gen=1.2), 0),
+        pytest.param(dict(features="teacher", theta_gen=1.2), 0, marks=pytest.mark.long),
         (dict(features="teacher", theta_gen=2.2, learner="ridge"), 0),
         (dict(features="mixture", theta_gen=0.8, signal=0.5, learner="ridge"), 0.5),
-        (dict(features="mixture", theta_gen=2.0, signal=1.7), 1.7),
+        pytest.param(
+            dict(features="mixture", theta_gen=2.0, signal=1.7), 1.7, marks=pytest.mark.long
+        ),
         (dict(features="mixture", initial="real", n_real=30, signal=1.7), 1.7),
         (dict(features="mixture", generator="flip", p=0.6, signal=0.9), 0.9),
     ],
@@ -96,7 +98,7 @@ def test_generation_0():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", ["ridge", "logistic"])
+@pytest.mark.parametrize("learner", ["ridge", pytest.param("logistic", marks=pytest.mark.long)])
 def test_nothing_kept(learner):
     """Only wrong guesses are kept and few are made, so that some trajectories run out of them.
 

@@ -65,7 +65,12 @@ def test_new_values_and_seeds_compile_nothing():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes, programs",
-    [(tuple(range(65, 129, 7)), 1), ((70, 80, 90, 128, 130, 150, 200, 256, 257, 300, 400, 500), 3)],
+    [
+        (tuple(range(65, 129, 7)), 1),
+        pytest.param(
+            (70, 80, 90, 128, 130, 150, 200, 256, 257, 300, 400, 500), 3, marks=pytest.mark.long
+        ),
+    ],
 )
 def test_a_program_for_each_octave_of_a_swept_n(sizes, programs):
     plain = {name: value for name, value in WHOLE.items() if name != "sweep"}
@@ -74,7 +79,7 @@ def test_a_program_for_each_octave_of_a_swept_n(sizes, programs):
     assert run_tiles._cache_size() == size + programs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sizes_are_the_same_alone_and_on_an_axis():
     """With others in the same arrays, which are longer then, and with others in their own."""
     spec = WHOLE | {"generator": "logistic", "initial": "real", "sweep": {}}

@@ -24,7 +24,13 @@ MEASURES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=pytest.mark.long if i % 4 else ())
+        for i, (name, case) in enumerate(MEASURES.items())
+    ],
+)
 def test_the_fixed_point_is_found(case):
     """γ from 0.01 to 10 and λ from 1e-4 to 1, two generations each."""
     for gamma, l2 in itertools.product(GAMMAS, PENALTIES):

@@ -112,13 +112,9 @@ SETTINGS = {
 }
 
 
-# `make test` runs these, in which every kind is met; `make test-long` the others.
+# `make test` runs these, `make test-long` the others.
 CORE = (
-    "linear-linear-logistic",
-    "flip-noisy-ridge",
-    "classes",
     "margin",
-    "self",
     "best-oracle",
     "accumulate-real-classes",
     "subsample-real-none",

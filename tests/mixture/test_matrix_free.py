@@ -52,7 +52,7 @@ OTHERS = {
 
 # `make test-long` runs these.
 REST = ("none", "oracle", "margin", "mix", "accumulate, real", "subsample")
-REST += ("self", "accumulate", "noisy by class", "subsample, real")
+REST += ("self", "accumulate", "noisy by class", "subsample, real", "noisy", "flip, linear")
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_auto(settings, taken):
     assert bool(group.static.frame) == taken
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auto_by_grid_point():
     """An l2 that matrix_free cannot take is taken by direct, and the rest are as without it."""
     spec = dict(n=60, d=20, learner="ridge", generations=2, trajectories=3)
@@ -296,7 +296,7 @@ def test_a_trajectory_is_the_same_in_any_company(learner, tmp_path):
     np.testing.assert_array_equal(longer.kept, one.kept)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_keeps_the_past_goes_on(tmp_path):
     """It begins anew, as what a learner met of the past is not saved, and ends as at once.
 

@@ -408,8 +408,11 @@ def name_of(family: str, static: Static) -> str:
 
 @pytest.mark.parametrize(
     "stages",
-    [*((spec,) for spec in SPECS), *STAGES],
-    ids=[*(f"{i}" for i in range(len(SPECS))), *(f"{i} stages" for i in range(len(STAGES)))],
+    [
+        pytest.param(case, id=f"{i}{name}", marks=pytest.mark.long if i % 4 else ())
+        for name, cases in (("", [(spec,) for spec in SPECS]), (" stages", STAGES))
+        for i, case in enumerate(cases)
+    ],
 )
 def test_a_record_lands_where_it_belongs(stages, monkeypatch):
     """Through chunks, tiles, their padding and back: every trajectory of every grid point."""
@@ -522,12 +525,12 @@ GOES_ON = {
 CASES = {name: (None, *case) for name, case in MEASURED.items()} | GOES_ON
 
 
-# Every third; `make test-long` runs the others.
+# Every fifth; `make test-long` runs the others.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "done, spec, trajectories",
     [
-        pytest.param(*case, id=name, marks=pytest.mark.long if i % 3 else ())
+        pytest.param(*case, id=name, marks=pytest.mark.long if i % 5 else ())
         for i, (name, case) in enumerate(CASES.items())
     ],
 )

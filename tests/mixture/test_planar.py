@@ -140,7 +140,7 @@ def test_nodes_suffice_where_a_threshold_cuts(kinds, verifier, keep):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharpness", [5.0, 100.0])
+@pytest.mark.parametrize("sharpness", [pytest.param(5.0, marks=pytest.mark.long), 100.0])
 @pytest.mark.parametrize("features", ["teacher", "mixture"])
 @pytest.mark.parametrize(
     "verifier, selection",

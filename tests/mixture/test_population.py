@@ -250,18 +250,24 @@ def named(changes):
     return "-".join(str(value) for value in changes.values())
 
 
+def some(cases):
+    """Every second; `make test-long` runs the others."""
+    marks = (), pytest.mark.long
+    return [pytest.param(case, id=named(case), marks=marks[i % 2]) for i, case in enumerate(cases)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "features, learner",
     [("teacher", "logistic"), pytest.param("mixture", "ridge", marks=pytest.mark.long)],
 )
-@pytest.mark.parametrize("changes", COMBINATIONS, ids=named)
+@pytest.mark.parametrize("changes", some(COMBINATIONS))
 def test_population_is_what_brute_force_finds(features, learner, changes):
     check(dict(features=features, learner=learner, **changes))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", BEST, ids=named)
+@pytest.mark.parametrize("changes", some(BEST))
 def test_the_best_of_three_is_what_brute_force_finds(changes):
     check(dict(features="mixture", selection="best_of_k", **changes))
 
@@ -291,7 +297,9 @@ def test_small_penalties_against_brute_force(changes):
     "changes",
     [
         dict(features="mixture", learner="logistic", regime="accumulate"),
-        dict(generator="flip", verifier="margin", covariance="dense"),
+        pytest.param(
+            dict(generator="flip", verifier="margin", covariance="dense"), marks=pytest.mark.long
+        ),
     ],
 )
 def test_the_same_alone_jitted_and_batched(changes):

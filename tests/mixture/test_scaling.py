@@ -56,6 +56,7 @@ def test_a_strong_penalty_has_no_best_n():
     assert (mean[:, -1] < limit[:, -1] + 3 * error[:, -1]).all()
 
 
+@pytest.mark.long
 def test_a_weak_penalty_has_one():
     mean, error, limit = in_the_mixture()
     up, down = steps(mean, error)[:, 0]
@@ -63,6 +64,7 @@ def test_a_weak_penalty_has_one():
     assert mean[1, 0] > limit[1, 0] + 3 * error[1, 0]  # fewer examples beat infinitely many
 
 
+@pytest.mark.long
 def test_a_penalty_that_is_not_divided_by_n_has_one():
     """λ = 1/n, as where the loss is summed."""
     mean, error, _ = in_the_mixture()

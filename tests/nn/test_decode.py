@@ -25,7 +25,7 @@ def architecture(**changes):
 def model_of(seed=0, **changes):
     """Parameters larger than they begin with, so that probabilities differ."""
     model = seq2seq.build(architecture(**changes))
-    return model, jax.tree.map(lambda leaf: 1.7 * leaf, model.init(jax.random.key(seed)))
+    return model, jax.tree.map(lambda leaf: 1.7 * leaf, jax.jit(model.init)(jax.random.key(seed)))
 
 
 def sequences():
@@ -45,7 +45,8 @@ def exact(model, params, source):
     for row, tokens in zip(target, every, strict=True):
         row[1 : 1 + len(tokens)] = tokens
     given = jnp.broadcast_to(source, (len(every), S))
-    logits = model.apply(params, "logits", given, jnp.asarray(target[:, :-1]))
+    shown = jnp.asarray(target[:, :-1])
+    logits = jax.jit(lambda params: model.apply(params, "logits", given, shown))(params)
     log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64)
     scores = [
         sum(log_probs[i, t, token] for t, token in enumerate(tokens))
@@ -77,7 +78,8 @@ def test_a_wide_beam_finds_every_sequence_in_order(pre_norm, tied):
 def test_a_narrow_beam_keeps_the_k_best_beginnings(k):
     """Token by token, with uncached logits and Python lists."""
     model, params = model_of(seed=1)
-    found = decode.beam_search(model, params, SOURCE, k, SYMBOLS, LENGTH)
+    search = jax.jit(lambda p: decode.beam_search(model, p, SOURCE, k, SYMBOLS, LENGTH))
+    found = search(params)
     logits = jax.jit(lambda source, target: model.apply(params, "logits", source, target))
     for row, source in enumerate(SOURCE):
         beams = [(0.0, ())]
@@ -98,17 +100,19 @@ def test_a_narrow_beam_keeps_the_k_best_beginnings(k):
 def test_cached_logits_are_the_uncached_ones():
     model, params = model_of(seed=2, target_length=9)
     target = jax.random.randint(jax.random.key(0), (3, 9), 1, V)
-    expected = model.apply(params, "logits", SOURCE, target)
-    shared, own = model.apply(params, "start", SOURCE, 1, 9)
+    expected = jax.jit(lambda p: model.apply(p, "logits", SOURCE, target))(params)
+    shared, own = jax.jit(lambda p: model.apply(p, "start", SOURCE, 1, 9))(params)
+    step = jax.jit(lambda *given: model.apply(params, "step", shared, *given))
     for t in range(9):
-        found, own = model.apply(params, "step", shared, own, target[:, t : t + 1], jnp.int32(t))
+        found, own = step(own, target[:, t : t + 1], jnp.int32(t))
         np.testing.assert_allclose(found[:, 0], expected[:, t], **CLOSE)
 
 
 def test_more_guesses_than_sequences():
     model, params = model_of()
     every = len(list(sequences()))
-    found = decode.beam_search(model, params, SOURCE, every + 3, SYMBOLS, LENGTH)
+    wide = jax.jit(lambda p: decode.beam_search(model, p, SOURCE, every + 3, SYMBOLS, LENGTH))
+    found = wide(params)
     assert np.isneginf(found.log_prob[:, every:]).all()
     assert np.isfinite(found.log_prob[:, :every]).all()
 
@@ -146,8 +150,12 @@ def test_temperature_and_top_p():
     model, params = model_of(seed=4)
     temperature, top_p, k = 3.0, 0.8, 20_000
     found = drawn(model, params, k, temperature=temperature, top_p=top_p)
-    shared, own = model.apply(params, "start", SOURCE, 1, LENGTH)
-    logits, _ = model.apply(params, "step", shared, own, jnp.full((3, 1), BOS), jnp.int32(0))
+
+    def first(params):
+        shared, own = model.apply(params, "start", SOURCE, 1, LENGTH)
+        return model.apply(params, "step", shared, own, jnp.full((3, 1), BOS), jnp.int32(0))[0]
+
+    logits = np.asarray(jax.jit(first)(params))
     for row in range(len(SOURCE)):
         chance = np.exp(np.asarray(logits[row, 0], np.float64) / temperature)
         chance[PAD] = 0
@@ -160,7 +168,8 @@ def test_temperature_and_top_p():
         assert not counts[kept == 0].any() and len(fewest) > 1
         assert stats.chisquare(counts[fewest], k * kept[fewest]).pvalue > 1e-4
     cold = drawn(model, params, 2, temperature=1e-4)
-    best = decode.beam_search(model, params, SOURCE, 1, SYMBOLS, LENGTH)
+    greedy = jax.jit(lambda p: decode.beam_search(model, p, SOURCE, 1, SYMBOLS, LENGTH))
+    best = greedy(params)
     for i in range(2):
         np.testing.assert_array_equal(cold.tokens[:, i], best.tokens[:, 0])
 
@@ -169,11 +178,12 @@ def test_a_source_is_decoded_the_same_in_any_company():
     model, params = model_of(seed=6)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(jnp.arange(3))
     for decoded in (
-        lambda rows: decode.beam_search(model, params, SOURCE[rows], 3, SYMBOLS, LENGTH),
-        lambda rows: decode.sample(model, params, SOURCE[rows], 3, SYMBOLS, LENGTH, keys[rows]),
+        lambda source, keys: decode.beam_search(model, params, source, 3, SYMBOLS, LENGTH),
+        lambda source, keys: decode.sample(model, params, source, 3, SYMBOLS, LENGTH, keys),
     ):
-        many = decoded(slice(0, 3))
+        decoded = jax.jit(decoded)
+        many = decoded(SOURCE, keys)
         for i in range(3):
-            alone = decoded(slice(i, i + 1))
+            alone = decoded(SOURCE[i : i + 1], keys[i : i + 1])
             np.testing.assert_array_equal(alone.tokens[0], many.tokens[i])
             np.testing.assert_allclose(alone.log_prob[0], many.log_prob[i], **CLOSE)

@@ -17,7 +17,11 @@ TARGET = jnp.array([[1, 3, 4, 5, 6, 2], [1, 9, 2, 0, 0, 0]])
 
 def model_of(**changes):
     model = seq2seq.build(dataclasses.replace(SMALL, **changes))
-    return model, model.init(jax.random.key(0))
+    return model, jax.jit(model.init)(jax.random.key(0))
+
+
+def logits_of(model, params, source, target):
+    return jax.jit(lambda params: model.apply(params, "logits", source, target))(params)
 
 
 def published(vocabulary, source_positions, target_positions, width=512, layers=6):
@@ -51,23 +55,23 @@ def test_a_token_sees_those_before_it_and_the_source_alone(pre_norm):
         changed = params | {"target": params["target"] | {"positions": {"embedding": positions}}}
         return (model.apply(changed, "logits", SOURCE, TARGET)[0, t] ** 2).sum()
 
-    positions = params["target"]["positions"]["embedding"]
+    positions, gradient = params["target"]["positions"]["embedding"], jax.jit(jax.grad(logits))
     for t in range(6):
-        moved = np.abs(jax.grad(logits)(positions, t)).sum(1)
+        moved = np.abs(gradient(positions, t)).sum(1)
         assert (moved[: t + 1] > 0).all() and (moved[t + 1 :] == 0).all()
 
     def of_source(positions):
         changed = params | {"source": params["source"] | {"positions": {"embedding": positions}}}
         return (model.apply(changed, "logits", SOURCE, TARGET)[0] ** 2).sum()
 
-    moved = np.abs(jax.grad(of_source)(params["source"]["positions"]["embedding"])).sum(1)
+    moved = np.abs(jax.jit(jax.grad(of_source))(params["source"]["positions"]["embedding"])).sum(1)
     assert (moved[:5] > 0).all() and (moved[5:] == 0).all()  # PAD is not there
 
 
 def test_padding_changes_nothing():
     model, params = model_of()
-    short = model.apply(params, "logits", SOURCE[1:, :3], TARGET[1:, :3])
-    long = model.apply(params, "logits", SOURCE[1:], TARGET[1:])
+    short = logits_of(model, params, SOURCE[1:, :3], TARGET[1:, :3])
+    long = logits_of(model, params, SOURCE[1:], TARGET[1:])
     np.testing.assert_allclose(long[:, :3], short, atol=1e-5)
 
 
@@ -75,7 +79,11 @@ def test_every_parameter_matters():
     """But the biases of keys, which softmax cancels."""
     for changes in ({}, {"pre_norm": False}, {"tied": False}):
         model, params = model_of(**changes)
-        gradient = jax.grad(lambda p: (model.apply(p, "logits", SOURCE, TARGET) ** 3).sum())(params)  # noqa: B023
+
+        def cubes(params, model=model):
+            return (model.apply(params, "logits", SOURCE, TARGET) ** 3).sum()
+
+        gradient = jax.jit(jax.grad(cubes))(params)
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
             assert np.abs(leaf).max() > 1e-6, path
 
@@ -84,8 +92,8 @@ def test_bfloat16_computes_nearly_the_same_from_float32_parameters():
     model, params = model_of()
     half = seq2seq.build(SMALL, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.shapes)} == {jnp.dtype("float32")}
-    found, expected = (m.apply(params, "logits", SOURCE, TARGET) for m in (half, model))
+    found, expected = (logits_of(m, params, SOURCE, TARGET) for m in (half, model))
     assert found.dtype == jnp.float32
     assert 1e-5 < np.abs(found - expected).max() < 0.05
-    _, own = half.apply(params, "start", SOURCE, 2, 3)
+    _, own = jax.eval_shape(lambda: half.apply(params, "start", SOURCE, 2, 3))
     assert {leaf.dtype for leaf in own.values()} == {jnp.dtype("bfloat16")}
