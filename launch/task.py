@@ -19,6 +19,7 @@ from synthjax.io.checkpoint import CheckpointError
 from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
+from synthjax.io.watchdog import watched
 from synthjax.io.workdir import WorkdirError
 from synthjax.protocol.flags import define_config, fail, launch, named, specs
 from synthjax.protocol.loop import OutOfMemory
@@ -67,7 +68,7 @@ class Launcher(NamedTuple):
         """
         with GracefulStop() as stop:
             for part, spec in parts.items():
-                with named(part):
+                with named(part), watched():
                     say(f"{part or 'run'}: {self.task.estimate(spec)}")
             for part, spec in parts.items():
                 try:
@@ -79,7 +80,8 @@ class Launcher(NamedTuple):
                     say(f"Stopped: {stopped}. To go on:\n  {command}")
                     return
                 if processes.first():
-                    self.show(results, folder / part, draw)
+                    with watched():
+                        self.show(results, folder / part, draw)
 
     def show(self, results: xr.Dataset, folder: Place, draw: bool = True) -> None:
         """Print what was found, and where it is; `draw`: and draw it."""

@@ -4,6 +4,8 @@ They are real processes forked from one that has imported everything already (a 
 saves each of them the seconds that importing JAX takes.
 """
 
+import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -54,6 +56,12 @@ def tell(event: str, seconds: float, **about) -> None:
     print(f"{event.rsplit('/', 1)[-1]}: {about.get('fun_name')}", file=sys.stderr, flush=True)
 
 
+def stay(*_) -> None:
+    """Alive, and stuck."""
+    print("stays here", file=sys.stderr, flush=True)
+    time.sleep(1e6)
+
+
 def become(
     module: str,
     argv: list[str],
@@ -61,18 +69,23 @@ def become(
     told: bool,
     limit: int,
     patience: int,
+    stuck: str,
     environment: dict[str, str],
 ) -> None:
     """Be `python -m module` in this process, its output in files of the folder `said`.
 
     `told`: say of each tracing and compilation that it is done. `limit`: no file may grow larger.
-    `patience`: seconds for which a watchdog of several processes waits. `environment`: all of it,
-    for a fork server has that of its own start. After a SIGUSR1 the process is alive, but does
-    nothing more.
+    `patience`: seconds for which a watchdog of several processes waits. `stuck`: a function,
+    MODULE:NAME, that never returns. `environment`: all of it, for a fork server has that of its own
+    start. After a SIGUSR1 the process is alive, but does nothing more.
     """
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
+    signal.signal(signal.SIGUSR1, stay)
+    if stuck:
+        where, name = stuck.split(":")
+        *parts, name = name.split(".")
+        setattr(functools.reduce(getattr, parts, importlib.import_module(where)), name, stay)
     if patience:
         Watchdog.TOGETHER = patience
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
@@ -98,13 +111,14 @@ class Run:
         limit: int = 0,
         module: str = "launch.mixture",
         patience: int = 0,
+        stuck: str = "",
         environment: dict[str, str] = {},  # noqa: B006
     ):
         said.mkdir(parents=True, exist_ok=True)
         for name in ("stdout", "stderr"):
             (said / name).unlink(missing_ok=True)
         self._said = said
-        about = (module, argv, said, told, limit, patience, {**os.environ, **environment})
+        about = (module, argv, said, told, limit, patience, stuck, {**os.environ, **environment})
         self.process = FORKS.Process(target=become, args=about)
         self.process.start()
 
@@ -146,11 +160,17 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def two(argv: list[str], workdir: str | Path, said: Path, **how) -> list[Run]:
-    """Two processes of a launcher that share a run; output in said/said0 and said/said1."""
+def two(argv: list[str], workdir: str | Path, said: Path, stuck: str = "", **how) -> list[Run]:
+    """Two processes of a launcher that share a run; output in said/said0 and said/said1.
+
+    `stuck`: a function that never returns in the second.
+    """
     argv = [*argv, f"--workdir={workdir}", "--distributed", "--processes=2"]
     argv.append(f"--coordinator=localhost:{free_port()}")
-    return [Run([*argv, f"--process={i}"], said / f"said{i}", **how) for i in range(2)]
+    return [
+        Run([*argv, f"--process={i}"], said / f"said{i}", stuck=stuck if i else "", **how)
+        for i in range(2)
+    ]
 
 
 def one_error(stderr: str) -> str:

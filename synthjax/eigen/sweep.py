@@ -17,9 +17,10 @@ from synthjax.eigen.model import Language, language_of
 from synthjax.eigen.spec import Spec, reads
 from synthjax.eigen.task import EigenTask
 from synthjax.io import processes, storage, tensors
-from synthjax.io.results import write
+from synthjax.io.results import write_together
 from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
+from synthjax.io.watchdog import watched
 from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.nn import sharding
 from synthjax.nn.bind import Params
@@ -49,20 +50,22 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     generations or further values of axes than it was begun with, and computes what is new. Raises
     SpecError, WorkdirError, CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
-    mesh = _mesh(spec)
-    others = _models(spec)  # refuses before anything is written
+    with watched():
+        mesh = _mesh(spec)
+        others = _models(spec)  # refuses before anything is written
     if workdir is None:
         if jax.process_count() > 1:
             raise WorkdirError("several processes need a workdir that all of them see")
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
             return run(spec, folder)
-    place = Workdir(
-        workdir,
-        json.loads(to_json(spec))
-        | {FILE + folder: loop.digest(params) for folder, (_, params) in others.items()},
-        free=FREE,
-        goes_on=goes_on(FREE),
-    )
+    with watched():
+        place = Workdir(
+            workdir,
+            json.loads(to_json(spec))
+            | {FILE + folder: loop.digest(params) for folder, (_, params) in others.items()},
+            free=FREE,
+            goes_on=goes_on(FREE),
+        )
     points = elements(spec, reads)
     names = [name_of(point, spec.sweep, reads) for point in points]
     under_way = [
@@ -80,7 +83,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
             if name == element.name or not there:
                 _export(folder, element.task.language, params)
     results = dataset.to_dataset(spec, [records[name] for name in names])
-    processes.agreed(lambda: write(results, place.path / "results.nc"))
+    write_together(results, place.path / "results.nc")
     return results
 
 

@@ -5,7 +5,9 @@ import io
 import xarray as xr
 
 from synthjax.io import storage
+from synthjax.io.processes import agreed
 from synthjax.io.storage import Place
+from synthjax.io.watchdog import Watchdog
 from synthjax.io.workdir import WorkdirError
 
 
@@ -22,6 +24,13 @@ def write(dataset: xr.Dataset, path: Place) -> None:
             f"{path}: could not be written ({error.strerror or error}); every generation is "
             "safe in checkpoints/, so make room and run the same command again"
         ) from None
+
+
+def write_together(dataset: xr.Dataset, path: Place) -> None:
+    """The same in a run that several processes share, of which the first writes."""
+    with Watchdog() as watchdog:
+        watchdog.between([variable.values for variable in dataset.variables.values()])
+        agreed(lambda: write(dataset, path))
 
 
 def read(path: Place) -> xr.Dataset:

@@ -1,13 +1,20 @@
 """Ending a process that hangs, with the stacks of all its threads, instead of letting it wait."""
 
+import contextlib
 import faulthandler
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+
+
+def several() -> bool:
+    """Whether other processes wait for this one."""
+    return jax.process_count() > 1
 
 
 class Watchdog:
@@ -23,17 +30,21 @@ class Watchdog:
     where several processes run together, for one that is stuck has all of them wait. A beat that
     comes with an allowance of its own says nothing of the others.
 
+    Where several run together, what is not done in beats is watched too: `phase` and `between`.
+
     A thread says so. Where it cannot, for a stuck thread does not let go of the interpreter, it is
     Python's own `faulthandler`, which needs no lock.
     """
 
     TIMES = 20.0
     LEAST, TOGETHER = 300.0, 40.0
-    SLOWEST = 20e6  # bytes a second that are written
+    COMPILING = 1800.0
+    SLOWEST = 20e6  # bytes a second that are read, hashed, gathered or written
     EVERY = 1.0  # seconds between two looks, and between two windings of faulthandler
 
     def __init__(self):
-        self._least = self.TOGETHER if jax.process_count() > 1 else self.LEAST
+        self._together = several()
+        self._least = self.TOGETHER if self._together else self.LEAST
         self._last = self._wound = None
         self._longest = self._allowed = 0.0
         self._over = threading.Event()
@@ -51,8 +62,20 @@ class Watchdog:
 
     def saving(self, tree: Any) -> None:
         """Something was done; what comes is to write these arrays."""
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if hasattr(leaf, "nbytes"))
-        self.beat(self._least + size / self.SLOWEST)
+        self.beat(self._least + _bytes(tree) / self.SLOWEST)
+
+    def phase(self) -> None:
+        """What comes may be to compile or to make tokens; then beats, which are like each other."""
+        self.pause()
+        self._longest = 0.0
+        if self._together:
+            self.beat(self.COMPILING)
+
+    def between(self, tree: Any) -> None:
+        """What comes is to read, hash, gather or write these arrays, and little else."""
+        self.pause()
+        if self._together:
+            self.beat(self._least + _bytes(tree) / self.SLOWEST)
 
     def pause(self) -> None:
         """Watch no more until the next beat: what comes may take its time."""
@@ -67,8 +90,8 @@ class Watchdog:
             last = self._last
             if last is not None and (waited := time.monotonic() - last) > self._overdue():
                 print(
-                    f"error: nothing was done for {waited:.2g} s, where {self._longest:.2g} s was "
-                    "the longest before: this process, or another one of its run, is stuck. Run "
+                    f"error: nothing was done for {waited:.3g} s, where it may take "
+                    f"{self._overdue():.3g} s: this process, or another one of its run, is stuck. Run "
                     "the same command again to go on. What its threads do:",
                     file=sys.__stderr__,
                     flush=True,
@@ -83,3 +106,17 @@ class Watchdog:
     def __exit__(self, *_):
         self._over.set()
         self.pause()
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """End the process where what is inside takes half an hour and others wait for it."""
+    with Watchdog() as watchdog:
+        watchdog.phase()
+        yield
+
+
+def _bytes(tree: Any) -> int:
+    """Of all arrays, whether they are there or only their shapes."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

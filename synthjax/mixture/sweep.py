@@ -16,10 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 from synthjax import gathered
 from synthjax.io.checkpoint import Checkpoints
 from synthjax.io.log import Metrics, Progress
-from synthjax.io.processes import agreed
-from synthjax.io.results import write
+from synthjax.io.results import write_together
 from synthjax.io.stop import GracefulStop, Stopped
-from synthjax.io.watchdog import Watchdog
+from synthjax.io.watchdog import Watchdog, watched
 from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.mixture import dataset, plan
 from synthjax.mixture.covariance import dense, rotation
@@ -52,16 +51,17 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         for _ in sweep.compute():
             pass
         return sweep.results()
-    estimate(spec)  # refuses before anything is written
-    place = Workdir(
-        workdir,
-        json.loads(to_json(spec)),
-        free=("memory_gb",),
-        goes_on=_goes_on,
-        facts=lambda before: {
-            "chunk_work": _chunk_work(spec, Spec(**before) if before else None, devices)
-        },
-    )
+    with watched():
+        estimate(spec)  # refuses before anything is written
+        place = Workdir(
+            workdir,
+            json.loads(to_json(spec)),
+            free=("memory_gb",),
+            goes_on=_goes_on,
+            facts=lambda before: {
+                "chunk_work": _chunk_work(spec, Spec(**before) if before else None, devices)
+            },
+        )
     # Chunks are cut as they were when the run began, whatever this machine would choose.
     try:
         stages = [(Spec(**stage["spec"]), int(stage["chunk_work"])) for stage in place.stages]
@@ -73,9 +73,10 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         Metrics(place.path / "metrics.jsonl") as metrics,
         Checkpoints(place.path / "checkpoints") as checkpoints,
     ):
-        for step in sorted(sweep.todo.keys() & checkpoints.steps()):
-            saved = checkpoints.restore(step, _leaves(sweep.target(step)))
-            sweep.put(step, Record(**{"classifier": None, **saved}))
+        with watched():
+            for step in sorted(sweep.todo.keys() & checkpoints.steps()):
+                saved = checkpoints.restore(step, _leaves(sweep.target(step)))
+                sweep.put(step, Record(**{"classifier": None, **saved}))
         for step, record, seconds in sweep.compute(stop.asked):
             checkpoints.save(step, _leaves(record))
             metrics.write(chunk=step, seconds=seconds, **sweep.summary(step, record))
@@ -83,7 +84,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         done = _pairs(sweep.chunks) - _pairs(sweep.todo.values())
         raise Stopped(f"{done} of {_pairs(sweep.chunks)} trajectories are computed and saved")
     results = sweep.results()
-    agreed(lambda: write(results, place.path / "results.nc"))
+    write_together(results, place.path / "results.nc")
     return results
 
 
@@ -224,7 +225,7 @@ class _Sweep:
                     if ahead is not None and self._static(step).first > 1:
                         yield from finish(*ahead)  # this one may go on from it
                         ahead = None
-                    watchdog.pause()
+                    watchdog.phase()
                     running = step, self._start(step)
                 if ahead is not None:
                     yield from finish(*ahead)

@@ -127,11 +127,17 @@ def run(
     Goes on where an earlier run in the folder ended. Raises Stopped after a SIGTERM, once what is
     under way is saved; CheckpointError, WorkdirError, OutOfMemory.
     """
-    with GracefulStop() as stop, Metrics(folder / "metrics.jsonl") as metrics:
+    with (
+        GracefulStop() as stop,
+        Metrics(folder / "metrics.jsonl") as metrics,
+        Watchdog() as watchdog,
+    ):
         for i, element in enumerate(elements):
-            under_way = _Element(element, folder, settings, stop, metrics)
+            under_way = _Element(element, folder, settings, stop, metrics, watchdog)
             try:
-                yield element, *under_way.run()
+                records, *models = under_way.run()
+                watchdog.between(2 * models)  # which the caller gathers and writes
+                yield element, records, *models
             except Stopped as stopped:
                 done = f"{i} of {len(elements)} elements are done, " if len(elements) > 1 else ""
                 raise Stopped(f"{done}{stopped}; all of it is saved") from None
@@ -149,18 +155,21 @@ def digest(params: Params) -> str:
 class _Element:
     """An element under way."""
 
-    def __init__(self, element: Element, folder: Place, settings, stop, metrics):
+    def __init__(self, element: Element, folder: Place, settings, stop, metrics, watchdog):
         self.name, self.task, self.first = element
         self.folder, self.settings = folder, settings
-        self.stop, self.metrics = stop, metrics
+        self.stop, self.metrics, self.watchdog = stop, metrics, watchdog
 
     def run(self) -> tuple[list[Record], Params, Params]:
         """Records of all generations, and the first and last model."""
         first = params = self._first()
         records, kept = [], []
         with Checkpoints(self._place(self.name)) as checkpoints:
+            all_of_it = [self.task.abstract(t + 1) for t in range(self.task.generations)]
+            self.watchdog.between(all_of_it)
             whole = checkpoints.steps()
             for t in range(self.task.generations + 1):
+                self.watchdog.between([params, self.task.abstract(t)])
                 of = digest(params)
                 saved = self._saved(checkpoints, t, of) if t in whole else None
                 if saved is None:
@@ -168,6 +177,7 @@ class _Element:
                 if t > 0:
                     params = self.task.params(saved.pop("state"))  # the optimizer's part may go
                     if "selected" in saved:
+                        self.watchdog.phase()
                         kept.append(self.task.kept(t, saved["selected"]))
                 records.append(saved["record"])
         return records, first, params
@@ -175,8 +185,10 @@ class _Element:
     def _first(self) -> Params:
         """The first generator, which another element may have trained."""
         with Checkpoints(self._place(self.first)) as checkpoints:
+            self.watchdog.between(self.task.abstract(0))
             saved = self._saved(checkpoints, 0, "") if checkpoints.steps() else None
             if saved is None:
+                self.watchdog.phase()
                 data = self.task.pool(0, None, ())
                 saved = {"state": self._learn(self.first, 0, "", data, None), "generator": ""}
                 self._seal(checkpoints, self.first, 0, saved)
@@ -188,7 +200,10 @@ class _Element:
         if t == 0:
             record = {"status": np.asarray(0)}
         else:
-            selected, record = task.select(t, self._guesses(t, params, of))
+            guesses = self._guesses(t, params, of)
+            self.watchdog.between(guesses)
+            selected, record = task.select(t, guesses)
+            self.watchdog.phase()
             source = None
             if len(next(iter(selected.values()))):
                 source, saved["selected"] = task.kept(t, selected), selected
@@ -201,8 +216,9 @@ class _Element:
             record["status"] = np.asarray(0 if len(data) else NOTHING_KEPT)
             params = task.params(saved["state"])
         self._halt(f"{self.name}: generation {t} is trained")
-        with self._phase("measuring", t), Watchdog() as watchdog:
-            tick = functools.partial(watchdog.beat, Watchdog.LEAST)
+        with self._phase("measuring", t):
+            self.watchdog.phase()
+            tick = functools.partial(self.watchdog.beat, Watchdog.LEAST)
             saved["record"] = record | task.measure(t, params, tick)
         record = saved["record"]
         line = {name: value.tolist() for name, value in record.items() if value.size <= LONGEST}
@@ -223,6 +239,7 @@ class _Element:
             Checkpoints(self._place(self.name, "guesses")) as checkpoints,
             self._phase("generating", t),
         ):
+            self.watchdog.between(params)
             for step in checkpoints.steps():
                 saved = checkpoints.restore(step)
                 if saved.pop("generator") != tag:
@@ -233,12 +250,13 @@ class _Element:
                 todo -= set(range(first, step))
             unit = f"batches of guesses ({self.name}, generation {t})"
             fresh: list[Arrays] = []
-            with Progress(unit, count, count - len(todo)) as progress, Watchdog() as watchdog:
+            self.watchdog.phase()
+            with Progress(unit, count, count - len(todo)) as progress:
                 began = time.monotonic()
                 for part in sorted(todo):
                     fresh.append(self.task.guess(t, params, part))
                     progress.advance(1)
-                    watchdog.beat()
+                    self.watchdog.beat()
                     last, stop = part + 1 not in todo, self.stop.asked()
                     late = processes.agreed(
                         lambda began=began: time.monotonic() - began > GUESSES_EVERY
@@ -247,11 +265,12 @@ class _Element:
                         first, began = part + 1 - len(fresh), time.monotonic()
                         found[first], fresh = _joined(fresh), []
                         extra = {"first": np.asarray(first), "generator": tag}
-                        watchdog.saving(found[first])
+                        self.watchdog.saving(found[first])
                         checkpoints.save(part + 1, {**found[first], **extra})
                     if stop and part + 1 < count:
                         text = f"{progress.done} of {count} batches of guesses are made"
                         self._halt(f"{self.name}, generation {t}: {text}", checkpoints)
+            self.watchdog.between(found)
         return _joined([found[first] for first in sorted(found)])
 
     def _learn(self, name: str, t: int, of: str, data: TrainingSet, params) -> State:
@@ -262,7 +281,9 @@ class _Element:
             Checkpoints(self._place(name, "learning")) as checkpoints,
             self._phase("learning", t),
         ):
+            self.watchdog.between(2 * [self.task.abstract(t)])
             done, state = self._resumed(checkpoints, t, tag)
+            self.watchdog.phase()
             if state is None:
                 state = task.begin(t, params)
             held, said = checkpoints.steps(), _Learning(self, name, t, done)
@@ -277,13 +298,14 @@ class _Element:
                         break
                     stop = self.stop.asked()
                     if step % self.settings.save_steps == 0 or step == total or stop:
-                        said.watchdog.saving(state)
+                        self.watchdog.saving(state)
                         while len(held) > 1:  # the one before stays until this one is sealed
                             checkpoints.delete(held.pop(0))
                         checkpoints.save(step, {"state": state, "generator": tag})
                         held.append(step)
                     if stop and step < total:
                         self._halt(f"{label}: {step} of {total} training steps done", checkpoints)
+            self.watchdog.between(state)
         return state
 
     def _resumed(self, checkpoints: Checkpoints, t: int, tag: str) -> tuple[int, State | None]:
@@ -298,6 +320,7 @@ class _Element:
 
     def _before(self, checkpoints: Checkpoints, t: int) -> State:
         """The state of model t − 1, from its checkpoint."""
+        self.watchdog.between(self.task.abstract(t - 1))
         if t > 1:
             return self._restored(checkpoints, t - 1)["state"]
         with Checkpoints(self._place(self.first)) as first:
@@ -323,6 +346,7 @@ class _Element:
 
     def _seal(self, checkpoints: Checkpoints, name: str, t: int, saved: dict) -> None:
         """Save a generation, and only then forget what led to it."""
+        self.watchdog.between(saved)
         checkpoints.save(t, saved)
         checkpoints.wait()
 
@@ -357,7 +381,7 @@ class _Element:
 
 
 class _Learning:
-    """What is said of the training of a model: metrics.jsonl, TensorBoard, the watchdog's beat."""
+    """What is said of the training of a model: metrics.jsonl, TensorBoard, to the watchdog."""
 
     def __init__(self, element: _Element, name: str, t: int, done: int):
         self._metrics, self._every = element.metrics, element.settings.log_steps
@@ -367,13 +391,13 @@ class _Learning:
         if processes.first():
             board = self._local.enter_context(storage.local(element.folder / "tb" / name))
             self._board = SummaryWriter(str(board), purge_step=self._before + done)
-        self.watchdog = Watchdog()
+        self._watchdog = element.watchdog
         self._losses: list[float] = []
 
     def take(self, step: int, metrics: Any, last: bool) -> None:
         """The metrics of a step; every so often a line, with the mean loss since the last one."""
         self._losses.append(float(metrics.loss))
-        self.watchdog.beat()
+        self._watchdog.beat()
         if step % self._every == 0 or last:
             line = {name: float(value) for name, value in metrics._asdict().items()}
             line["loss"] = float(np.mean(self._losses))
@@ -389,11 +413,9 @@ class _Learning:
             )
 
     def __enter__(self):
-        self.watchdog.__enter__()
         return self
 
-    def __exit__(self, *exception):
-        self.watchdog.__exit__(*exception)
+    def __exit__(self, *_):
         try:
             with self._local:
                 if self._board:

@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 
 from synthjax import gathered
 from synthjax.io import processes, storage, tensors
-from synthjax.io.results import write
+from synthjax.io.results import write_together
 from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
+from synthjax.io.watchdog import watched
 from synthjax.io.workdir import Workdir, WorkdirError
 from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
@@ -58,16 +59,18 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
     CheckpointError, ModelError, OutOfMemory, or Stopped after a SIGTERM.
     """
     check_main()
-    mesh = sharding.mesh(spec.mesh)
-    corpus = _checked(spec, mesh)
-    bases, others = _bases(spec, mesh, corpus)  # refuses before anything is written
+    with watched():
+        mesh = sharding.mesh(spec.mesh)
+        corpus = _checked(spec, mesh)
+        bases, others = _bases(spec, mesh, corpus)  # refuses before anything is written
     if workdir is None:
         if jax.process_count() > 1:
             raise WorkdirError("several processes need a workdir that all of them see")
         with tempfile.TemporaryDirectory(prefix="synthjax-") as folder:
             return run(spec, folder)
-    about = json.loads(to_json(spec)) | _read(spec, corpus, bases, others)
-    place = Workdir(workdir, about, free=FREE, goes_on=goes_on(FREE))
+    with watched():
+        about = json.loads(to_json(spec)) | _read(spec, corpus, bases, others)
+        place = Workdir(workdir, about, free=FREE, goes_on=goes_on(FREE))
     points = elements(spec, reads)
     names = [name_of(point, spec.sweep, reads) for point in points]
     under_way = [
@@ -94,7 +97,7 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
             if name == element.name or not there:
                 _export(folder, element.task, params, record, bases)
     results = dataset.to_dataset(spec, [records[name] for name in names])
-    processes.agreed(lambda: write(results, place.path / "results.nc"))
+    write_together(results, place.path / "results.nc")
     return results
 
 

@@ -10,8 +10,12 @@ from synthjax.io import watchdog
 
 STUCK = """
 import threading, time
+import numpy as np
+from synthjax.io import watchdog
 from synthjax.io.watchdog import Watchdog
-Watchdog.LEAST, Watchdog.EVERY, Watchdog.TIMES = 0.3, 0.05, {times}
+watchdog.several = lambda: {several}
+Watchdog.LEAST = Watchdog.TOGETHER = 0.3
+Watchdog.EVERY, Watchdog.TIMES = 0.05, {times}
 with Watchdog() as dog:
     time.sleep(0.5)  # what comes before the first beat may take its time
     for _ in range(5):
@@ -23,8 +27,8 @@ print("alive")
 """
 
 
-def run(then, times=2.0):
-    code = STUCK.format(then=then, times=times)
+def run(then, times=2.0, several=False):
+    code = STUCK.format(then=then, times=times, several=several)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
@@ -47,6 +51,30 @@ def test_one_that_does_not_let_go_of_the_interpreter_ends_too():
 @pytest.mark.slow
 def test_a_pause_may_take_its_time():
     done = run("dog.pause(); time.sleep(1); dog.beat()")
+    assert done.returncode == 0 and "alive" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "then, ends",
+    [
+        ("dog.between(np.zeros(3))", True),
+        ("dog.between(np.zeros(10**7))", False),  # 80 MB at 20 MB/s
+        ("dog.phase()", False),
+        ("Watchdog.COMPILING = 0.3; dog.phase()", True),
+        ("dog.phase(); time.sleep(0.5); dog.beat()", True),  # what was compiled is over
+    ],
+)
+def test_where_others_wait_all_is_watched(then, ends):
+    done = run(f"{then}; time.sleep(1)", several=True)
+    assert (done.returncode == 1 and "is stuck" in done.stderr) == ends, done.stderr
+    assert ("alive" in done.stdout) != ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["dog.between(np.zeros(3))", "dog.phase()"])
+def test_one_alone_is_watched_in_beats_only(then):
+    done = run(f"{then}; time.sleep(1)")
     assert done.returncode == 0 and "alive" in done.stdout, done.stderr
 
 

@@ -57,8 +57,8 @@ def together(tmp_path):
     """Start two processes of a launcher on a workdir, of which none outlives the test."""
     running = []
 
-    def start(argv, workdir, module="launch.mixture", patience=0) -> list[Run]:
-        running.extend(found := two(argv, workdir, tmp_path, module=module, patience=patience))
+    def start(argv, workdir, module="launch.mixture", **how) -> list[Run]:
+        running.extend(found := two(argv, workdir, tmp_path, module=module, **how))
         return found
 
     yield start

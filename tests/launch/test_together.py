@@ -180,6 +180,27 @@ def test_one_that_is_alive_but_stuck_ends_both_within_a_minute(
     assert same_results(workdir, single)
 
 
+@pytest.mark.parametrize(
+    "stuck",
+    [
+        "synthjax.eigen.task:EigenTask.select",
+        pytest.param("synthjax.protocol.loop:digest", marks=pytest.mark.long),
+        pytest.param("synthjax.io.checkpoint:Checkpoints.steps", marks=pytest.mark.long),
+        pytest.param("synthjax.eigen.sweep:_export", marks=pytest.mark.long),
+    ],
+)
+def test_one_that_is_stuck_between_phases_ends_both(stuck, together, tmp_path):
+    argv = ["--config=configs/eigen.py:demo", "--config.sweep.verifier=('oracle',)"]
+    argv += [f"--config.{name}={value}" for name, value in eigen_tiny.items()]
+    runs = together(argv, tmp_path / "run", "launch.eigen", stuck=stuck, patience=5)
+    runs[1].until(lambda: "stays here" in runs[1].read("stderr"))
+    began = time.monotonic()
+    ended = [run.end() for run in runs]
+    assert time.monotonic() - began < 30  # 5 s, and what the other one has to do before it waits
+    assert all(code not in (0, REFUSED) for code, _, _ in ended)
+    assert "is stuck. Run the same command again" in "".join(stderr for _, _, stderr in ended)
+
+
 def test_a_bad_spec_is_told_before_the_processes_meet(together, tmp_path):
     for run in together([*seeds(2), "--config.n=0"], tmp_path / "run"):
         code, _, stderr = run.end()

@@ -5,6 +5,10 @@ or taken from another generator changes its numbers.
 """
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +194,39 @@ def test_killed_at_any_call(tmp_path, whole, die):
     # And a third finds nothing to do.
     third = Sums()
     assert numbers(run(tmp_path, third)) == whole[0] and not third.calls
+
+
+STUCK = """
+import sys, time
+from pathlib import Path
+import test_loop
+from synthjax.io import watchdog
+from synthjax.protocol import loop
+watchdog.several = lambda: True
+watchdog.Watchdog.TOGETHER, watchdog.Watchdog.EVERY = 1.0, 0.1
+watchdog.Watchdog.COMPILING = 3.0  # for what takes half an hour at most
+kind, name = sys.argv[2].split(".")
+setattr(getattr(test_loop if kind == "Sums" else loop, kind), name, lambda *_: time.sleep(60))
+test_loop.run(Path(sys.argv[1]), test_loop.Sums())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["Sums.select", "Sums.begin", "Checkpoints.restore"])
+def test_others_that_wait_are_told_where_it_is_stuck(tmp_path, where):
+    """Between phases too, where a process that runs alone may take its time."""
+    if where == "Checkpoints.restore":
+        run(tmp_path, Sums(generations=1))
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, str(tmp_path), where],
+        env=os.environ | {"PYTHONPATH": f"{tests.parents[1]}{os.pathsep}{tests}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "is stuck" in done.stderr and "<lambda>" in done.stderr and "loop.py" in done.stderr
 
 
 class StopAfter(Sums):
