@@ -10,7 +10,7 @@ of a batch or trajectories, and what it computes, reads and is sent should stay 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app
@@ -21,14 +21,15 @@ from configs import eigen, mixture, summarize
 from synthjax.plan import topology
 from synthjax.plan.report import planned
 
-PRESETS = (
-    (mixture, "million", "v5e:16x16"),
-    (eigen, "paper", "v5e:4x4"),
-    (summarize, "smollm2", "v5e:2x4"),
-    (summarize, "llama2_7b_node", "v5p:2x2x2"),
-    (summarize, "llama2_7b", "v5p:4x4x4"),
-    (summarize, "llama2_7b", "v5e:16x16"),
-)
+TASKS = {"mixture": mixture, "eigen": eigen, "summarize": summarize}
+MADE_FOR = {  # presets that are for a slice of their own
+    "mixture:million": ("v5e:16x16",),
+    "eigen:paper": ("v5e:4x4",),
+    "summarize:smollm2": ("v5e:2x4",),
+    "summarize:llama2_7b_node": ("v5p:2x2x2",),
+    "summarize:llama2_7b": ("v5p:4x4x4", "v5e:16x16"),
+}
+SMALLEST = "v5e:2x2"  # for all the others
 SLICES = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x16", "v5p:16x16x16")
 
 
@@ -59,13 +60,21 @@ WEAK: dict[str, Callable[[int], Any]] = {
 def main(argv: list[str]) -> None:
     topology.devices(SLICES[0])  # first of all: here JAX is told to look for no TPU
     console = Console(width=120)
-    results, found = Results("pod_presets"), []
-    for configs, variant, where in PRESETS:
-        name = f"{configs.__name__.removeprefix('configs.')}:{variant}"
-        for line in planned(configs.VARIANTS[variant](), where, False, console):
-            found.append({"preset": name, "topology": where, **line})
-            results.add(**found[-1])
-    table(found, ("preset", "topology", "mesh", "program"), PLAN)
+    results, own, others = Results("pod_presets"), [], []
+    for name, spec in presets():
+        for where in MADE_FOR.get(name, [SMALLEST]):
+            lines = [
+                {"preset": name, "topology": where, **line}
+                for line in planned(spec, where, False, console)
+            ]
+            for line in lines:
+                results.add(**line)
+            if name in MADE_FOR:
+                own += lines
+            else:
+                others.append(lines)
+    table(own, ("preset", "topology", "mesh", "program"), PLAN)
+    table([together(lines) for lines in others], ("preset", "topology", "programs"), SMALL)
     results, found = Results("pod_weak_scaling"), []
     for name, spec_of in WEAK.items():
         for where in SLICES:
@@ -87,7 +96,29 @@ PLAN = {
     "MFU": lambda one: " to ".join(f"{share:.0%}" for share in (one["utilisation"] or ())[::-1]),
     "compiled in": lambda one: f"{one['seconds']:.0f} s",
 }
+SMALL = {
+    "memory": PLAN["memory"],
+    "FLOP a chip": PLAN["FLOP a chip"],
+    "compiled in": PLAN["compiled in"],
+}
 SCALING = {name: PLAN[name] for name in list(PLAN)[1:5]}
+
+
+def presets() -> Iterator[tuple[str, Any]]:
+    """Every variant of configs/, each of its parts by itself, and its name."""
+    for task, configs in TASKS.items():
+        for variant, make in configs.VARIANTS.items():
+            spec = make()
+            parts = spec if isinstance(spec, dict) else {"": spec}
+            for part, one in parts.items():
+                yield f"{task}:{variant}{part and f'/{part}'}", one
+
+
+def together(lines: Sequence[dict]) -> dict:
+    """A preset in a line: its largest program, and what all took to compile."""
+    largest = max(lines, key=lambda line: line["memory"])
+    fits, seconds = all(line["fits"] for line in lines), sum(line["seconds"] for line in lines)
+    return {**largest, "fits": fits, "seconds": seconds, "programs": len(lines)}
 
 
 def table(lines: Sequence[dict], about: Sequence[str], columns: dict[str, Callable]) -> None:

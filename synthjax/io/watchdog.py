@@ -90,9 +90,9 @@ class Watchdog:
             last = self._last
             if last is not None and (waited := time.monotonic() - last) > self._overdue():
                 print(
-                    f"error: nothing was done for {waited:.3g} s, where it may take "
-                    f"{self._overdue():.3g} s: this process, or another one of its run, is stuck. Run "
-                    "the same command again to go on. What its threads do:",
+                    f"error: nothing was done for {waited:.3g} s, where {self._overdue():.3g} s are "
+                    "the most: this process, or another one of its run, is stuck. Run the same "
+                    "command again to go on. What its threads do:",
                     file=sys.__stderr__,
                     flush=True,
                 )

@@ -115,7 +115,9 @@ def test_terminated_in_every_phase(whole, tmp_path, moment):
     assert lines(workdir)[: len(before)] == before
 
 
-@pytest.mark.parametrize("where", ["verifier=oracle/2", "first/0"])
+@pytest.mark.parametrize(
+    "where", ["verifier=oracle/2", pytest.param("first/0", marks=pytest.mark.long)]
+)
 def test_a_flipped_bit_in_a_checkpoint(whole, tmp_path, where):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     folder = workdir / "checkpoints" / where

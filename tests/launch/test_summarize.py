@@ -76,6 +76,7 @@ def test_killed_in_every_phase(start, whole, tmp_path):
         assert (workdir / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
+@pytest.mark.long
 def test_terminated_while_learning(start, whole, tmp_path):
     workdir = tmp_path / "run"
     run = start(workdir)

@@ -60,6 +60,7 @@ def test_a_sweep_on_eight_devices_is_that_on_two(tmp_path):
     assert_alike(tmp_path / "eight", tmp_path / "two")
 
 
+@pytest.mark.long
 def test_two_processes_that_have_more_devices_than_memory(few, tmp_path):
     """Some devices of each work: one without a part of what is computed could not fetch any."""
     argv = [*seeds(4), f"--workdir={tmp_path / 'run'}", "--config.memory_gb=6e-5"]
@@ -180,13 +181,14 @@ def test_one_that_is_alive_but_stuck_ends_both_within_a_minute(
     assert same_results(workdir, single)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stuck",
     [
         "synthjax.eigen.task:EigenTask.select",
-        pytest.param("synthjax.protocol.loop:digest", marks=pytest.mark.long),
-        pytest.param("synthjax.io.checkpoint:Checkpoints.steps", marks=pytest.mark.long),
-        pytest.param("synthjax.eigen.sweep:_export", marks=pytest.mark.long),
+        "synthjax.protocol.loop:digest",
+        "synthjax.io.checkpoint:Checkpoints.steps",
+        "synthjax.eigen.sweep:_export",
     ],
 )
 def test_one_that_is_stuck_between_phases_ends_both(stuck, together, tmp_path):

@@ -145,8 +145,13 @@ def compiled(call, *static):
     return jax.jit(call, static_argnums=static)
 
 
-@pytest.mark.parametrize("generator", FAMILIES["generator"])
-@pytest.mark.parametrize("verifier", FAMILIES["verifier"])
+@pytest.mark.parametrize(
+    "generator, verifier",
+    [
+        pytest.param(*kinds, marks=pytest.mark.long if i % 3 else ())
+        for i, kinds in enumerate(itertools.product(FAMILIES["generator"], FAMILIES["verifier"]))
+    ],
+)
 def test_every_first_half(generator, verifier):
     """From a classifier to a sample, as far as it can be wrong: every part compiled by itself."""
     for kinds in FIRST_HALVES:

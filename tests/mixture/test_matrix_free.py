@@ -53,6 +53,7 @@ OTHERS = {
 # `make test-long` runs these.
 REST = ("none", "oracle", "margin", "mix", "accumulate, real", "subsample")
 REST += ("self", "accumulate", "noisy by class", "subsample, real", "noisy", "flip, linear")
+REST += ("real, mix",)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """What both transformers compute on one and on eight devices, into a file: a process of its own.
 
-JAX_NUM_CPU_DEVICES=8 PYTHONPATH=.:tests python tests/nn/on_eight_devices.py DIR
+JAX_NUM_CPU_DEVICES=8 PYTHONPATH=.:tests python tests/nn/on_eight_devices.py DIR MESH...
 """
 
 import sys
@@ -43,13 +43,13 @@ def summarize(folder: Path, mesh) -> tuple:
     return task, llama.loss(sweep.model.build(task.language)), llama.axes
 
 
-def main(folder: Path) -> None:
-    """Every task on every mesh: the first gradient, the losses, guesses, the share of a device."""
+def main(folder: Path, names: list[str]) -> None:
+    """Every task on one device and on meshes: first gradient, losses, guesses, a device's share."""
     one = sharding.mesh(devices=jax.devices()[:1])
     found = {}
     for of in (eigen, summarize):
         trained = None
-        for name, mesh in {"one": one, **{n: sharding.mesh(m) for n, m in MESHES.items()}}.items():
+        for name, mesh in {"one": one, **{n: sharding.mesh(MESHES[n]) for n in names}}.items():
             task, loss, axes = of(folder, mesh)
             state = task.begin(0, None)
             leaves = jax.tree.leaves((state.params, state.optimizer))
@@ -76,4 +76,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

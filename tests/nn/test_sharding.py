@@ -16,22 +16,42 @@ from synthjax.protocol.spec import SpecError
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What a process with eight devices says."""
-    folder = tmp_path_factory.mktemp("eight")
+def ran(folder, meshes):
+    """What a process with eight devices says of some meshes."""
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
     }
     script = str(TESTS / "nn" / "on_eight_devices.py")
-    subprocess.run([sys.executable, script, str(folder)], env=env, check=True)
+    subprocess.run([sys.executable, script, str(folder), *meshes], env=env, check=True)
     return np.load(folder / "found.npz")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    return ran(tmp_path_factory.mktemp("mixed"), ["mixed"])
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    return ran(tmp_path_factory.mktemp("every"), ["data", "fsdp", "tensor"])
+
+
+@pytest.fixture
+def found(request, mesh):
+    """By mesh; one of all three axes in `make test`, each axis alone in `make test-long`."""
+    return request.getfixturevalue("mixed" if mesh == "mixed" else "every")
+
+
+MESHES = pytest.mark.parametrize(
+    "mesh",
+    ["mixed", *(pytest.param(n, marks=pytest.mark.long) for n in ("data", "fsdp", "tensor"))],
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["eigen", "summarize"])
-@pytest.mark.parametrize("mesh", ["data", "fsdp", "tensor", "mixed"])
+@MESHES
 def test_eight_devices_compute_what_one_does(found, task, mesh):
     """The first loss and gradient to rounding, 20 losses to 1e-5 (Adam amplifies it), guesses."""
     one, other = ({n: found[f"{task}/{m}/{n}"] for n in NAMES} for m in ("one", mesh))
@@ -44,12 +64,12 @@ def test_eight_devices_compute_what_one_does(found, task, mesh):
 
 
 @pytest.mark.slow
-def test_parameters_and_optimizer_are_split(found):
+@MESHES
+def test_parameters_and_optimizer_are_split(found, mesh):
     """How much of both the first device holds: what no axis divides is small."""
-    share = {name: float(found[f"summarize/{name}/share"]) for name in (*SHARES, "one", "data")}
-    assert share.pop("one") == share.pop("data") == 1
-    for name, least in SHARES.items():
-        assert least <= share[name] < 1.1 * least + TABLES[name], name
+    assert found["summarize/one/share"] == 1
+    share, least = float(found[f"summarize/{mesh}/share"]), SHARES[mesh]
+    assert least <= share < 1.1 * least + TABLES[mesh]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +135,6 @@ def test_rows_here_are_all_where_there_is_one_process():
 
 
 NAMES = ("value", "gradient", "losses", "tokens")
-SHARES = {"fsdp": 1 / 8, "tensor": 1 / 8, "mixed": 1 / 4}
+SHARES = {"data": 1, "fsdp": 1 / 8, "tensor": 1 / 8, "mixed": 1 / 4}
 # The symbols' table, which eight devices along `tensor` do not divide: 300 rows of 32, of 17 k.
-TABLES = {"fsdp": 0, "tensor": 0.55, "mixed": 0}
+TABLES = {"data": 0, "fsdp": 0, "tensor": 0.55, "mixed": 0}

@@ -179,7 +179,9 @@ def test_by_hand(tmp_path, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("die", range(1, 29))
+@pytest.mark.parametrize(
+    "die", [pytest.param(i, marks=pytest.mark.long if i % 2 else ()) for i in range(1, 29)]
+)
 def test_killed_at_any_call(tmp_path, whole, die):
     """The run ends within a call; another one ends with the same numbers."""
     with pytest.raises(Killed):
