@@ -26,7 +26,7 @@ LASTING = {
     *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
 }
 
-HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+HEARTBEAT = 25  # seconds without a sign of life after which a process counts as lost
 
 
 class FailedError(RuntimeError):

@@ -37,7 +37,7 @@ class Watchdog:
     """
 
     TIMES = 20.0
-    LEAST, TOGETHER = 300.0, 40.0
+    LEAST, TOGETHER = 300.0, 30.0
     COMPILING = 1800.0
     SLOWEST = 20e6  # bytes a second that are read, hashed, gathered or written
     EVERY = 1.0  # seconds between two looks, and between two windings of faulthandler
@@ -90,7 +90,7 @@ class Watchdog:
             last = self._last
             if last is not None and (waited := time.monotonic() - last) > self._overdue():
                 print(
-                    f"error: nothing was done for {waited:.3g} s, where {self._overdue():.3g} s are "
+                    f"error: nothing was done for {waited:.3g} s, {self._overdue():.3g} s are "
                     "the most: this process, or another one of its run, is stuck. Run the same "
                     "command again to go on. What its threads do:",
                     file=sys.__stderr__,

@@ -26,7 +26,7 @@ from summarize.tiny import TINY as summarize_tiny
 from summarize.tiny import written
 
 from synthjax import cores
-from synthjax.io import results
+from synthjax.io import processes, results
 from synthjax.io.processes import REFUSED
 from synthjax.io.watchdog import Watchdog
 
@@ -158,7 +158,8 @@ def test_open_mpi_says_who_is_there(few, tmp_path):
 
 
 def test_a_minute_is_enough_for_the_watchdog_as_it_is():
-    assert Watchdog.TOGETHER + 10 * Watchdog.EVERY < 60
+    """One ends itself, perhaps by faulthandler, and then another one learns that it is lost."""
+    assert Watchdog.TOGETHER + 5 * Watchdog.EVERY + processes.HEARTBEAT <= 60
 
 
 @pytest.mark.parametrize("patience", [5, pytest.param(0, marks=pytest.mark.long)])
@@ -198,7 +199,7 @@ def test_one_that_is_stuck_between_phases_ends_both(stuck, together, tmp_path):
     runs[1].until(lambda: "stays here" in runs[1].read("stderr"))
     began = time.monotonic()
     ended = [run.end() for run in runs]
-    assert time.monotonic() - began < 30  # 5 s, and what the other one has to do before it waits
+    assert time.monotonic() - began < 60
     assert all(code not in (0, REFUSED) for code, _, _ in ended)
     assert "is stuck. Run the same command again" in "".join(stderr for _, _, stderr in ended)
 
