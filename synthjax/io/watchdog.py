@@ -45,17 +45,20 @@ class Watchdog:
     def __init__(self):
         self._together = several()
         self._least = self.TOGETHER if self._together else self.LEAST
-        self._last = self._wound = None
+        self._last = self._wound = self._began = None
         self._longest = self._allowed = 0.0
+        self._like_others = False
         self._over = threading.Event()
 
     def beat(self, allowed: float = 0.0) -> None:
         """Something was done; what comes may take so many seconds at least."""
         now = time.monotonic()
-        if self._last is not None and not self._allowed:
+        if self._last is not None and self._like_others:
             self._longest = max(self._longest, now - self._last)
-        self._last, self._allowed = now, allowed
-        if allowed or self._wound is None or now - self._wound > self.EVERY:
+        self._last, self._allowed, self._like_others = now, allowed, not allowed
+        if self._began is not None:  # the next one takes no longer than the first, compiled or not
+            self._allowed, self._began = max(allowed, now - self._began), None
+        if self._allowed or self._wound is None or now - self._wound > self.EVERY:
             self._wound = now
             later = self._overdue() + 5 * self.EVERY
             faulthandler.dump_traceback_later(later, exit=True, file=sys.__stderr__)
@@ -70,6 +73,7 @@ class Watchdog:
         self._longest = 0.0
         if self._together:
             self.beat(self.COMPILING)
+        self._began = time.monotonic()
 
     def between(self, tree: Any) -> None:
         """What comes is to read, hash, gather or write these arrays, and little else."""
@@ -80,7 +84,7 @@ class Watchdog:
     def pause(self) -> None:
         """Watch no more until the next beat: what comes may take its time."""
         faulthandler.cancel_dump_traceback_later()
-        self._last = self._wound = None
+        self._last = self._wound = self._began = None
 
     def _overdue(self) -> float:
         return max(self._least, self._allowed, self.TIMES * self._longest)

@@ -175,9 +175,9 @@ class _Element:
                 if saved is None:
                     saved = self._generation(checkpoints, t, params, of, kept)
                 if t > 0:
+                    self.watchdog.phase()
                     params = self.task.params(saved.pop("state"))  # the optimizer's part may go
                     if "selected" in saved:
-                        self.watchdog.phase()
                         kept.append(self.task.kept(t, saved["selected"]))
                 records.append(saved["record"])
         return records, first, params
@@ -192,6 +192,7 @@ class _Element:
                 data = self.task.pool(0, None, ())
                 saved = {"state": self._learn(self.first, 0, "", data, None), "generator": ""}
                 self._seal(checkpoints, self.first, 0, saved)
+        self.watchdog.phase()
         return self.task.params(saved["state"])
 
     def _generation(self, checkpoints: Checkpoints, t: int, params, of: str, kept) -> dict:
@@ -214,6 +215,7 @@ class _Element:
             else:  # model t − 1 stays
                 saved["state"] = self._before(checkpoints, t)
             record["status"] = np.asarray(0 if len(data) else NOTHING_KEPT)
+            self.watchdog.phase()
             params = task.params(saved["state"])
         self._halt(f"{self.name}: generation {t} is trained")
         with self._phase("measuring", t):

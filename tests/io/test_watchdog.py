@@ -86,6 +86,14 @@ def test_one_that_ends_or_is_only_slow_goes_on(then, times):
     assert done.returncode == 0 and "alive" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
+def test_the_second_may_take_as_long_as_the_first():
+    """0.8 s each, compiled or not, where 0.3 s are the least."""
+    then = "dog.phase(); time.sleep(0.8); dog.beat(); time.sleep(0.6); dog.beat(); time.sleep(0.8)"
+    done = run(then, several=True)
+    assert done.returncode == 0 and "alive" in done.stdout, done.stderr
+
+
 def test_it_is_wound_up_once_a_second_at_most(monkeypatch):
     wound = []
     monkeypatch.setattr(
