@@ -323,8 +323,8 @@ class EigenTask:
         """The numbers of the test matrices in batches of one shape, the last one repeated."""
         n, size = self.spec.n_test, min(self.spec.decode_batch, self.spec.n_test)
         for first in range(0, n, size):
-            tick()
             yield np.minimum(first + np.arange(size), n - 1)
+            tick()
 
     def _trainer(self, t: int) -> train.Trainer:
         found = model.trainer(self.language, self.spec.schedule(t))

@@ -6,6 +6,7 @@ the first one finds out for all. The first alone prints and writes files that ar
 
 import contextlib
 import errno
+import faulthandler
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ LASTING = {
     *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
 }
 
+STARTING = 1800.0  # seconds in which the devices of all are there
 HEARTBEAT = 25  # seconds without a sign of life after which a process counts as lost
 
 
@@ -64,7 +66,10 @@ def begin(coordinator: str | None, count: int | None, index: int | None) -> None
     """
     jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
     # While all are here: on CPUs they wait 30 s for each other to connect, and longer after that.
+    # A device that does not start in one of them would have the others wait for ever.
+    faulthandler.dump_traceback_later(STARTING, exit=True, file=sys.__stderr__)
     agreed(lambda: None)
+    faulthandler.cancel_dump_traceback_later()
 
 
 def first() -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import math
 import os
 import sys
 import threading
@@ -30,7 +31,8 @@ class Watchdog:
     where several processes run together, for one that is stuck has all of them wait. A beat that
     comes with an allowance of its own says nothing of the others.
 
-    Where several run together, what is not done in beats is watched too: `phase` and `between`.
+    Where several run together, what is not done in beats is watched too: `phase` and `between`. One
+    alone is not watched from there to the next beat.
 
     A thread says so. Where it cannot, for a stuck thread does not let go of the interpreter, it is
     Python's own `faulthandler`, which needs no lock.
@@ -39,13 +41,13 @@ class Watchdog:
     TIMES = 20.0
     LEAST, TOGETHER = 300.0, 30.0
     COMPILING = 1800.0
-    SLOWEST = 20e6  # bytes a second that are read, hashed, gathered or written
+    SLOWEST = 5e6  # bytes a second that are written, or read and hashed as often as it takes
     EVERY = 1.0  # seconds between two looks, and between two windings of faulthandler
 
     def __init__(self):
         self._together = several()
         self._least = self.TOGETHER if self._together else self.LEAST
-        self._last = self._wound = self._began = None
+        self._last = self._wound = self._began = self._span = None
         self._longest = self._allowed = 0.0
         self._like_others = False
         self._over = threading.Event()
@@ -58,43 +60,46 @@ class Watchdog:
         self._last, self._allowed, self._like_others = now, allowed, not allowed
         if self._began is not None:  # the next one takes no longer than the first, compiled or not
             self._allowed, self._began = max(allowed, now - self._began), None
+        overdue = max(self._least, self._allowed, self.TIMES * self._longest)
+        self._span = now, now + overdue
         if self._allowed or self._wound is None or now - self._wound > self.EVERY:
             self._wound = now
-            later = self._overdue() + 5 * self.EVERY
+            later = overdue + 5 * self.EVERY
             faulthandler.dump_traceback_later(later, exit=True, file=sys.__stderr__)
 
     def saving(self, tree: Any) -> None:
         """Something was done; what comes is to write these arrays."""
         self.beat(self._least + _bytes(tree) / self.SLOWEST)
 
-    def phase(self) -> None:
-        """What comes may be to compile or to make tokens; then beats, which are like each other."""
+    def phase(self, tree: Any = ()) -> None:
+        """What comes may be to compile, to make tokens, or to move these arrays and others.
+
+        Then come beats, which are like each other.
+        """
         self.pause()
         self._longest = 0.0
         if self._together:
-            self.beat(self.COMPILING)
+            self.beat(self.COMPILING + _bytes(tree) / self.SLOWEST)
         self._began = time.monotonic()
 
     def between(self, tree: Any) -> None:
         """What comes is to read, hash, gather or write these arrays, and little else."""
         self.pause()
         if self._together:
-            self.beat(self._least + _bytes(tree) / self.SLOWEST)
+            self.saving(tree)
 
     def pause(self) -> None:
         """Watch no more until the next beat: what comes may take its time."""
-        faulthandler.cancel_dump_traceback_later()
-        self._last = self._wound = self._began = None
-
-    def _overdue(self) -> float:
-        return max(self._least, self._allowed, self.TIMES * self._longest)
+        if self._wound is not None:
+            faulthandler.cancel_dump_traceback_later()
+        self._last = self._wound = self._began = self._span = None
 
     def _watch(self) -> None:
         while not self._over.wait(self.EVERY):
-            last = self._last
-            if last is not None and (waited := time.monotonic() - last) > self._overdue():
+            since, until = self._span or (0.0, math.inf)
+            if (now := time.monotonic()) > until:
                 print(
-                    f"error: nothing was done for {waited:.3g} s, {self._overdue():.3g} s are "
+                    f"error: nothing was done for {now - since:.3g} s, {until - since:.3g} s are "
                     "the most: this process, or another one of its run, is stuck. Run the same "
                     "command again to go on. What its threads do:",
                     file=sys.__stderr__,

@@ -73,13 +73,17 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         Metrics(place.path / "metrics.jsonl") as metrics,
         Checkpoints(place.path / "checkpoints") as checkpoints,
     ):
-        with watched():
+        with Watchdog() as watchdog:
+            watchdog.phase()
             for step in sorted(sweep.todo.keys() & checkpoints.steps()):
                 saved = checkpoints.restore(step, _leaves(sweep.target(step)))
                 sweep.put(step, Record(**{"classifier": None, **saved}))
+                watchdog.phase()
         for step, record, seconds in sweep.compute(stop.asked):
             checkpoints.save(step, _leaves(record))
             metrics.write(chunk=step, seconds=seconds, **sweep.summary(step, record))
+        with watched():
+            checkpoints.wait()
     if sweep.todo:
         done = _pairs(sweep.chunks) - _pairs(sweep.todo.values())
         raise Stopped(f"{done} of {_pairs(sweep.chunks)} trajectories are computed and saved")

@@ -166,9 +166,10 @@ class _Element:
         records, kept = [], []
         with Checkpoints(self._place(self.name)) as checkpoints:
             all_of_it = [self.task.abstract(t + 1) for t in range(self.task.generations)]
-            self.watchdog.between(all_of_it)
+            self.watchdog.phase(all_of_it)
             whole = checkpoints.steps()
             for t in range(self.task.generations + 1):
+                self._meet()
                 self.watchdog.between([params, self.task.abstract(t)])
                 of = digest(params)
                 saved = self._saved(checkpoints, t, of) if t in whole else None
@@ -185,7 +186,7 @@ class _Element:
     def _first(self) -> Params:
         """The first generator, which another element may have trained."""
         with Checkpoints(self._place(self.first)) as checkpoints:
-            self.watchdog.between(self.task.abstract(0))
+            self.watchdog.between(2 * [self.task.abstract(0)])
             saved = self._saved(checkpoints, 0, "") if checkpoints.steps() else None
             if saved is None:
                 self.watchdog.phase()
@@ -222,6 +223,7 @@ class _Element:
             self.watchdog.phase()
             tick = functools.partial(self.watchdog.beat, Watchdog.LEAST)
             saved["record"] = record | task.measure(t, params, tick)
+            self.watchdog.between(record)
         record = saved["record"]
         line = {name: value.tolist() for name, value in record.items() if value.size <= LONGEST}
         self.metrics.write(element=self.name, generation=t, **line)  # rather twice than never
@@ -241,8 +243,9 @@ class _Element:
             Checkpoints(self._place(self.name, "guesses")) as checkpoints,
             self._phase("generating", t),
         ):
-            self.watchdog.between(params)
+            self.watchdog.phase()
             for step in checkpoints.steps():
+                self.watchdog.phase()
                 saved = checkpoints.restore(step)
                 if saved.pop("generator") != tag:
                     checkpoints.delete(step)
@@ -283,12 +286,14 @@ class _Element:
             Checkpoints(self._place(name, "learning")) as checkpoints,
             self._phase("learning", t),
         ):
+            self._meet()
             self.watchdog.between(2 * [self.task.abstract(t)])
-            done, state = self._resumed(checkpoints, t, tag)
+            held, state = self._resumed(checkpoints, t, tag)
             self.watchdog.phase()
             if state is None:
                 state = task.begin(t, params)
-            held, said = checkpoints.steps(), _Learning(self, name, t, done)
+            done = held[-1] if held else 0
+            said = _Learning(self, name, t, done)
             with said, Progress(f"training steps ({label})", total, done) as progress:
                 steps = task.learn(t, state, task.batches(t, data, done))
                 for step, (reached, metrics) in enumerate(steps, done + 1):
@@ -310,19 +315,21 @@ class _Element:
             self.watchdog.between(state)
         return state
 
-    def _resumed(self, checkpoints: Checkpoints, t: int, tag: str) -> tuple[int, State | None]:
-        """The newest state of this generation's training, and after how many steps."""
-        for step in reversed(checkpoints.steps()):
+    def _resumed(
+        self, checkpoints: Checkpoints, t: int, tag: str
+    ) -> tuple[list[int], State | None]:
+        """After how many steps of this generation's training it was saved, and the newest state."""
+        held = checkpoints.steps()
+        while held:
             target = {"state": self.task.abstract(t), "generator": ""}
-            saved = checkpoints.restore(step, target)
+            saved = checkpoints.restore(held[-1], target)
             if saved["generator"] == tag:
-                return step, saved["state"]
-            checkpoints.delete(step)
-        return 0, None
+                return held, saved["state"]
+            checkpoints.delete(held.pop())
+        return held, None
 
     def _before(self, checkpoints: Checkpoints, t: int) -> State:
         """The state of model t − 1, from its checkpoint."""
-        self.watchdog.between(self.task.abstract(t - 1))
         if t > 1:
             return self._restored(checkpoints, t - 1)["state"]
         with Checkpoints(self._place(self.first)) as first:
@@ -341,7 +348,9 @@ class _Element:
         return None
 
     def _restored(self, checkpoints: Checkpoints, t: int) -> dict:
+        self.watchdog.phase(self.task.abstract(t))
         target = checkpoints.shapes(t)
+        self.watchdog.between(target)
         if "state" in target:
             target["state"] = self.task.abstract(t)
         return checkpoints.restore(t, target)
@@ -359,6 +368,10 @@ class _Element:
 
         processes.agreed(forget)
 
+    def _meet(self) -> None:
+        """Wait for the others, which may make tokens more slowly: what comes has less time."""
+        processes.agreed(lambda: None)
+
     def _place(self, *names: str) -> Place:
         return self.folder.joinpath("checkpoints", *names)
 
@@ -373,7 +386,10 @@ class _Element:
     def _phase(self, phase: str, t: int):
         try:
             yield
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        except BaseException as error:
+            self.watchdog.phase()  # what is under way may still be saved
+            if not isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
+                raise
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise OutOfMemory(
                     f"{self.name}, generation {t}: memory does not suffice for {phase}; "
@@ -383,7 +399,7 @@ class _Element:
 
 
 class _Learning:
-    """What is said of the training of a model: metrics.jsonl, TensorBoard, to the watchdog."""
+    """What is said of the training of a model, in metrics.jsonl, to TensorBoard, the watchdog."""
 
     def __init__(self, element: _Element, name: str, t: int, done: int):
         self._metrics, self._every = element.metrics, element.settings.log_steps
@@ -418,6 +434,7 @@ class _Learning:
         return self
 
     def __exit__(self, *_):
+        self._watchdog.phase()
         try:
             with self._local:
                 if self._board:

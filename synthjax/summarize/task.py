@@ -284,7 +284,6 @@ class SummarizeTask:
         targets = self.format.targets([pair.summary for pair in test])
         asked = self.format.prompts([pair.text for pair in test], [len(one) for one in targets])
         for first in range(0, len(test), size):
-            tick()
             rows = np.minimum(first + np.arange(size), len(test) - 1)  # one shape, one program
             own = min(size, len(test) - first)
             found = self._generated(params, [prompts[i] for i in rows], 1)
@@ -299,7 +298,7 @@ class SummarizeTask:
                 )
                 total -= each[: len(fit)].sum(dtype=np.float64)
                 count += sum(map(len, told))
-        tick()
+            tick()
         tokens = np.concatenate(tokens)
         texts = [self.format.read(row[row != NONE]) for row in tokens]
         scores = _rouge(texts, [pair.summary for pair in test])
