@@ -115,9 +115,8 @@ def test_terminated_in_every_phase(whole, tmp_path, moment):
     assert lines(workdir)[: len(before)] == before
 
 
-@pytest.mark.parametrize(
-    "where", ["verifier=oracle/2", pytest.param("first/0", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["verifier=oracle/2", "first/0"])
 def test_a_flipped_bit_in_a_checkpoint(whole, tmp_path, where):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     folder = workdir / "checkpoints" / where
@@ -186,6 +185,7 @@ def test_more_memory_than_there_is(tmp_path):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full(tmp_path):
     """No file may grow beyond 200 kB, less than this model: one error, and nothing half done."""
     run = start(tmp_path / "run", "--config.width=96", limit=200_000)
@@ -195,6 +195,7 @@ def test_a_disk_that_is_full(tmp_path):
     assert not sealed(tmp_path / "run" / "checkpoints" / "first" / "learning")
 
 
+@pytest.mark.long
 def test_a_sweep_goes_on_with_more(whole, tmp_path):
     """Of a workdir with both verifiers and a third, only the third is computed."""
     workdir = shutil.copytree(whole[0], tmp_path / "run")

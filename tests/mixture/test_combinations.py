@@ -116,10 +116,10 @@ with own_parts():
 
 
 def each(combinations):
-    """Every third; `make test-long` runs the others."""
+    """Every fourth; `make test-long` runs the others."""
     cases = []
     for i, kinds in enumerate(combinations):
-        marks = pytest.mark.long if i % 3 else ()
+        marks = pytest.mark.long if i % 4 else ()
         cases.append(pytest.param(kinds, id="-".join(kinds.values()), marks=marks))
     return pytest.mark.parametrize("kinds", cases)
 
