@@ -19,6 +19,7 @@ from configs.eigen import lawt
 from synthjax.eigen import Spec, model
 from synthjax.eigen.measure import TOLERANCES
 from synthjax.eigen.task import EigenTask
+from synthjax.io.watchdog import Watchdog
 from synthjax.nn import sharding
 
 _MINUTES = flags.DEFINE_float("minutes", 4.0, "How long each model is trained.")
@@ -67,7 +68,8 @@ def main(argv: list[str]) -> None:
             warmup = min(spec.warmup, steps // 10)
             spec = dataclasses.replace(spec, steps=steps, warmup=warmup)
             task, state, seconds = train(spec)
-            record = task.measure(0, task.params(state), lambda: None)
+            with Watchdog() as watchdog:
+                record = task.measure(0, task.params(state), watchdog)
             results.add(
                 model=name,
                 size=size,

@@ -1,7 +1,7 @@
 """The eigenvalue task: what each step of a generation does (`protocol.loop.Task`)."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from synthjax.nn.train import State
 from synthjax.protocol import training_set
 from synthjax.protocol.keys import Stream
 from synthjax.protocol.keys import key as key_of
-from synthjax.protocol.loop import Arrays, Record
+from synthjax.protocol.loop import Arrays, Record, Watchdog
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.training_set import Source, TrainingSet
@@ -236,11 +236,11 @@ class EigenTask:
 
     # Measure
 
-    def measure(self, t: int, params: Params, tick: Callable[[], None]) -> Record:
+    def measure(self, t: int, params: Params, watchdog: Watchdog) -> Record:
         """Accuracies by tolerance and decoding, with intervals, by spectrum; the test loss."""
         spec = self.spec
-        examples, greedy = self._decoded(params, spec.matrices, 1, tick)
-        _, beams = self._decoded(params, spec.matrices, spec.k_test, tick)
+        examples, greedy = self._decoded(params, spec.matrices, 1, watchdog)
+        _, beams = self._decoded(params, spec.matrices, spec.k_test, watchdog)
         best, several = self._errors(examples, greedy), self._errors(examples, beams)
         found = [right(best.l1[:, 0], several.l1, beams.log_prob, tau) for tau in TOLERANCES]
         counts = np.array([[one[name].sum() for name in DECODINGS] for one in found])
@@ -253,14 +253,14 @@ class EigenTask:
             "accuracy_high": 1 - wrong["p_hat_low"],
             "accuracy_largest": (best.largest[:, 0] < tau[:, None]).mean(1),
             "accuracy_each": (best.each[:, 0][inside] < tau[:, None]).mean(1),
-            "loss": self._loss(params, examples, tick),
+            "loss": self._loss(params, examples, watchdog),
         }
         by_spectrum = []
         for spectrum in SPECTRA:
             error = best
             if spectrum != spec.spectrum:
                 matrices = dataclasses.replace(spec.matrices, spectrum=spectrum)
-                error = self._errors(*self._decoded(params, matrices, 1, tick))
+                error = self._errors(*self._decoded(params, matrices, 1, watchdog))
             by_spectrum.append((error.l1[:, 0] < tau[:, None]).mean(1))
         return record | {"accuracy_spectrum": np.array(by_spectrum)}
 
@@ -287,7 +287,7 @@ class EigenTask:
         }[phase]
 
     def _decoded(
-        self, params: Params, matrices: Matrices, k: int, tick: Callable[[], None]
+        self, params: Params, matrices: Matrices, k: int, watchdog: Watchdog
     ) -> tuple[Examples, Guesses]:
         """The test matrices of a law and k answers for each."""
         spec = self.spec
@@ -295,7 +295,7 @@ class EigenTask:
         source = source_ids(examples, self.encoding)
         parts = [
             model.beam(self.language, params, self.mesh, source[rows], k)
-            for rows in self._rows(tick)
+            for rows in self._rows(watchdog)
         ]
         joined = [np.concatenate(leaves)[: spec.n_test] for leaves in zip(*parts, strict=True)]
         return examples, Guesses(*joined)
@@ -306,25 +306,25 @@ class EigenTask:
         )
         return errors(values, formed, examples.values[:, None])
 
-    def _loss(
-        self, params: Params, examples: Examples, tick: Callable[[], None]
-    ) -> Float[Host, ""]:
+    def _loss(self, params: Params, examples: Examples, watchdog: Watchdog) -> Float[Host, ""]:
         """Nats for a token of the truth."""
         source = source_ids(examples, self.encoding)
         target = target_ids(examples.values, examples.sizes, self.encoding)
         parts = [
             model.log_prob(self.language, params, self.mesh, source[rows], target[rows])
-            for rows in self._rows(tick)
+            for rows in self._rows(watchdog)
         ]
         total = np.concatenate(parts)[: self.spec.n_test].sum(dtype=np.float64)
         return np.asarray(-total / (target[:, 1:] != PAD).sum())
 
-    def _rows(self, tick: Callable[[], None]) -> Iterator[Int[Host, " b"]]:
+    def _rows(self, watchdog: Watchdog) -> Iterator[Int[Host, " b"]]:
         """The numbers of the test matrices in batches of one shape, the last one repeated."""
         n, size = self.spec.n_test, min(self.spec.decode_batch, self.spec.n_test)
+        watchdog.phase()
         for first in range(0, n, size):
             yield np.minimum(first + np.arange(size), n - 1)
-            tick()
+            watchdog.beat()
+        watchdog.phase()
 
     def _trainer(self, t: int) -> train.Trainer:
         found = model.trainer(self.language, self.spec.schedule(t))

@@ -16,11 +16,10 @@ Where several processes share a run, each goes through this loop, and all take t
 """
 
 import contextlib
-import functools
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -90,8 +89,8 @@ class Task(Protocol):
     def params(self, state: State) -> Params:
         """The model that guesses and is measured."""
 
-    def measure(self, t: int, params: Params, tick: Callable[[], None]) -> Record:
-        """How good model t is; `tick` is called every now and then."""
+    def measure(self, t: int, params: Params, watchdog: Watchdog) -> Record:
+        """How good model t is; with a beat for each batch, and a phase where others begin."""
 
     def words(self, record: Record) -> str:
         """A record in a line."""
@@ -221,8 +220,7 @@ class _Element:
         self._halt(f"{self.name}: generation {t} is trained")
         with self._phase("measuring", t):
             self.watchdog.phase()
-            tick = functools.partial(self.watchdog.beat, Watchdog.LEAST)
-            saved["record"] = record | task.measure(t, params, tick)
+            saved["record"] = record | task.measure(t, params, self.watchdog)
             self.watchdog.between(record)
         record = saved["record"]
         line = {name: value.tolist() for name, value in record.items() if value.size <= LONGEST}

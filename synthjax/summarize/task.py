@@ -1,6 +1,6 @@
 """The summarization task: what each step of a generation does (`protocol.loop.Task`)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from synthjax.nn.train import State
 from synthjax.protocol import training_set
 from synthjax.protocol.keys import Stream
 from synthjax.protocol.keys import key as key_of
-from synthjax.protocol.loop import Arrays, Record
+from synthjax.protocol.loop import Arrays, Record, Watchdog
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.spec import SpecError
@@ -272,7 +272,7 @@ class SummarizeTask:
 
     # Measure
 
-    def measure(self, t: int, params: Params, tick: Callable[[], None]) -> Record:
+    def measure(self, t: int, params: Params, watchdog: Watchdog) -> Record:
         """ROUGE of greedy summaries of the test articles, how diverse they are; perplexity.
 
         `sample` are the first summaries' tokens, `sample_rouge` their ROUGE.
@@ -298,7 +298,8 @@ class SummarizeTask:
                 )
                 total -= each[: len(fit)].sum(dtype=np.float64)
                 count += sum(map(len, told))
-            tick()
+            watchdog.beat()
+        watchdog.phase()
         tokens = np.concatenate(tokens)
         texts = [self.format.read(row[row != NONE]) for row in tokens]
         scores = _rouge(texts, [pair.summary for pair in test])

@@ -12,6 +12,7 @@ from synthjax.eigen.data import SPECTRA, source_ids, target_ids
 from synthjax.eigen.measure import TOLERANCES, errors
 from synthjax.eigen.task import EigenTask
 from synthjax.eigen.tokens import BOS, EOS, PAD
+from synthjax.io.watchdog import Watchdog
 from synthjax.nn import sharding
 from synthjax.protocol.keys import Stream, key
 
@@ -169,7 +170,8 @@ def test_measure(sizes):
     changes = dict(size_min=sizes[0], size_max=sizes[1])
     task = task_of(**changes)
     params = task.params(task.begin(0, None))
-    found = task.measure(0, params, lambda: None)
+    with Watchdog() as watchdog:
+        found = task.measure(0, params, watchdog)
     examples = task.spec.matrices.draw(key(0, Stream.TEST, 0, 0), np.arange(10))
     assert set(examples.sizes) == set(range(sizes[0], sizes[1] + 1))
     source = source_ids(examples, task.encoding)
@@ -204,7 +206,8 @@ def test_a_perfect_and_a_nearly_perfect_model_measured(monkeypatch):
 
     monkeypatch.setattr(model, "beam", told)
     monkeypatch.setattr(model, "log_prob", lambda *a: np.full(len(a[-1]), -2.0))
-    found = task.measure(0, None, lambda: None)
+    with Watchdog() as watchdog:
+        found = task.measure(0, None, watchdog)
     assert found["accuracy"][:3, 0].tolist() == [1, 1, 1]
     assert found["accuracy"][:3, 1].tolist() == [1, 1, 1]  # some beam is right
     assert found["accuracy"][:3, 2].tolist() == [1, 0, 0]  # the more probable one is off by 3 %

@@ -115,8 +115,8 @@ class Sums:
     def params(self, state):
         return state
 
-    def measure(self, t, params, tick):
-        tick()
+    def measure(self, t, params, watchdog):
+        watchdog.beat()
         self.call("measure", t)
         return {"w": np.asarray(params["w"])}
 

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 from summarize.plain import form_of, pairs_of, task_of, written_out
 
+from synthjax.io.watchdog import Watchdog
 from synthjax.summarize import model
 from synthjax.summarize.measure import diversity, first_sentence, interval, words
 from synthjax.summarize.rouge import rouge
@@ -164,7 +165,9 @@ def measured(form, monkeypatch, summaries, chances):
     monkeypatch.setattr(model, "generate", generate)
     monkeypatch.setattr(model, "log_probs", log_probs)
     task = task_of(form, pairs_of(ARTICLES, summaries), decode_batch=4, n_samples=3)
-    return task.measure(0, None, lambda: None), [len(target) for target in targets], rows
+    with Watchdog() as watchdog:
+        found = task.measure(0, None, watchdog)
+    return found, [len(target) for target in targets], rows
 
 
 def test_measure(form, monkeypatch):
