@@ -28,7 +28,7 @@ LASTING = {
 }
 
 STARTING = 1800.0  # seconds in which the devices of all are there
-HEARTBEAT = 25  # seconds without a sign of life after which a process counts as lost
+HEARTBEAT = 15  # seconds without a sign of life after which a process counts as lost
 
 
 class FailedError(RuntimeError):

@@ -39,7 +39,7 @@ class Watchdog:
     """
 
     TIMES = 20.0
-    LEAST, TOGETHER = 300.0, 30.0
+    LEAST, TOGETHER = 300.0, 40.0  # gcsfs tries again for 36 s
     COMPILING = 1800.0
     SLOWEST = 5e6  # bytes a second that are written, or read and hashed as often as it takes
     EVERY = 1.0  # seconds between two looks, and between two windings of faulthandler
