@@ -59,7 +59,7 @@ def test_a_pause_may_take_its_time():
     "then, ends",
     [
         ("dog.between(np.zeros(3))", True),
-        ("dog.between(np.zeros(10**7))", False),  # 80 MB at 20 MB/s
+        ("dog.between(np.zeros(10**7))", False),  # 80 MB at 5 MB/s
         ("dog.phase()", False),
         ("Watchdog.COMPILING = 0.3; dog.phase()", True),
         ("dog.phase(); time.sleep(0.5); dog.beat()", True),  # what was compiled is over
