@@ -96,11 +96,7 @@ PLAN = {
     "MFU": lambda one: " to ".join(f"{share:.0%}" for share in (one["utilisation"] or ())[::-1]),
     "compiled in": lambda one: f"{one['seconds']:.0f} s",
 }
-SMALL = {
-    "memory": PLAN["memory"],
-    "FLOP a chip": PLAN["FLOP a chip"],
-    "compiled in": PLAN["compiled in"],
-}
+SMALL = {name: PLAN[name] for name in ("memory", "FLOP a chip", "compiled in")}
 SCALING = {name: PLAN[name] for name in list(PLAN)[1:5]}
 
 

@@ -68,8 +68,10 @@ def begin(coordinator: str | None, count: int | None, index: int | None) -> None
     # While all are here: on CPUs they wait 30 s for each other to connect, and longer after that.
     # A device that does not start in one of them would have the others wait for ever.
     faulthandler.dump_traceback_later(STARTING, exit=True, file=sys.__stderr__)
-    agreed(lambda: None)
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        agreed(lambda: None)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def first() -> bool:
