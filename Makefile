@@ -37,7 +37,7 @@ test: $(installed)
 	$(python) -m pytest $(SPREAD) -m 'not long' $(ARGS)
 
 test-long: $(installed)
-	$(python) -m pytest $(SPREAD) -m long $(ARGS)
+	XLA_FLAGS="$$XLA_FLAGS" $(python) -m pytest $(SPREAD) -m long $(ARGS)
 
 lint: $(installed)
 	$(python) -m ruff check .

@@ -2,10 +2,11 @@
 
 Compiling is most of the time that tests take. Programs are kept in a folder that goes with the
 tests, for all of their processes: launchers compile the same few again and again. They are compiled
-with little optimisation, which takes half the time, but in modules marked `optimized`: what is slow
-to run, and what should hold of the very programs that users run. And theory, which
-results carry beside them, takes as long to compile as what it stands beside: state evolution is
-there in modules marked `evolution` and in processes of the launcher alone, and modules that use
+without XLA's emitters of fusions, which takes half the time (`make test-long` and any XLA_FLAGS of
+your own leave them on), and with little optimisation, half the time again, but in modules marked
+`optimized`: what is slow to run, and what should hold of programs as users run them. And theory,
+which results carry beside them, takes as long to compile as what it stands beside: state evolution
+is there in modules marked `evolution` and in processes of the launcher alone, and modules that use
 `no_theory` have no population limit either; elsewhere they are NaN.
 """
 
@@ -23,6 +24,9 @@ import pytest
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # of xdist's processes the first makes it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="synthjax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in launchers' processes
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # small ones add up
 
