@@ -406,6 +406,7 @@ def name_of(family: str, static: Static) -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stages",
     [

@@ -59,6 +59,7 @@ def without_pad(tokens):
     return tuple(int(token) for token in tokens if token != PAD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre_norm, tied", [(True, True), (False, True), (True, False)])
 def test_a_wide_beam_finds_every_sequence_in_order(pre_norm, tied):
     model, params = model_of(pre_norm=pre_norm, tied=tied)
@@ -74,6 +75,7 @@ def test_a_wide_beam_finds_every_sequence_in_order(pre_norm, tied):
         np.testing.assert_allclose(found.log_prob[row], own, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_a_narrow_beam_keeps_the_k_best_beginnings(k):
     """Token by token, with uncached logits and Python lists."""

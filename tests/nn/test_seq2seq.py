@@ -75,6 +75,7 @@ def test_padding_changes_nothing():
     np.testing.assert_allclose(long[:, :3], short, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_parameter_matters():
     """But the biases of keys, which softmax cancels."""
     for changes in ({}, {"pre_norm": False}, {"tied": False}):
