@@ -46,6 +46,7 @@ def test_lawt_has_the_published_number_of_parameters():
     assert round(used.size / 1e6, 1) == 24.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre_norm", [True, False])
 def test_a_token_sees_those_before_it_and_the_source_alone(pre_norm):
     """By gradients: of the logits at t in every embedded input."""

@@ -31,11 +31,13 @@ def expected(remat=False):
     return ROWS * (BLOCK * (6 * inside + again) + (BLOCK - 1) * 6 * own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_step_takes_six_for_a_parameter_and_token(remat):
     assert counted(remat) == pytest.approx(expected(remat), rel=0.01)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_and_of_logits_count_as_often_as_they_run(monkeypatch):
     """Loops, whose bodies are there once; the head's products are not computed twice."""
     whole = counted()
