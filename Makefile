@@ -36,6 +36,7 @@ quickstart: $(installed)
 test: $(installed)
 	$(python) -m pytest $(SPREAD) -m 'not long' $(ARGS)
 
+# With XLA_FLAGS there, if empty, tests/conftest.py has programs compiled as users have them.
 test-long: $(installed)
 	XLA_FLAGS="$$XLA_FLAGS" $(python) -m pytest $(SPREAD) -m long $(ARGS)
 

@@ -5,7 +5,7 @@ tests, for all of their processes: launchers compile the same few again and agai
 without XLA's emitters of fusions, which with JAX 0.10 takes half the time (`make test-long` and any
 XLA_FLAGS of your own leave them on; later JAX knows no other way), and with little optimisation,
 half the time again, but in modules marked `optimized`: what is slow to run, and what should hold of
-programs as users run them. And theory, which results carry beside them, takes as long to compile as
+what users run. And theory, which results carry beside them, takes as long to compile as
 what it stands beside: state evolution is there in modules marked `evolution` and in processes of
 the launcher alone, and modules that use `no_theory` have no population limit either; elsewhere they
 are NaN.
