@@ -1,9 +1,10 @@
 """Guesses of a sequence model: greedy, beam search and sampling, k for every source, inside jit.
 
 The model starts with `start(source, k, length)`, goes on with `step(shared, own, tokens, t)`, as
-`seq2seq.Seq2Seq` and `llama.Llama` do; `own` has the leading axes [b, k] and follows its guess. A
-guess that has ended is kept as it is, and decoding stops when all have ended. Its score is its
-log-probability, of EOS too, with no penalty for its length.
+`seq2seq.Seq2Seq` and `llama.Llama` do; `own` has the leading axis b k, the guesses of a source one
+after another (XLA copies caches every step that it would have to reshape, and an axis k = 1 is
+that), and follows its guess. A guess that has ended is kept as it is, and decoding stops when all
+have ended. Its score is its log-probability, of EOS too, with no penalty for its length.
 """
 
 from typing import Any, NamedTuple
@@ -130,8 +131,8 @@ def _decoded(model, params, source, k, symbols, length, scores, choose) -> Guess
         parent, token, score = choose(t, log_probs, found)
 
         def follow(leaf):
-            index = parent.reshape(b, k, *[1] * (leaf.ndim - 2))
-            return jnp.take_along_axis(leaf, index, 1)
+            each = leaf.reshape(b, k, -1)
+            return jnp.take_along_axis(each, parent[..., None], 1).reshape(leaf.shape)
 
         if parent is not None:
             own, found = jax.tree.map(follow, own), jax.tree.map(follow, found)

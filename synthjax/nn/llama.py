@@ -166,21 +166,21 @@ class Llama(nnx.Module):
 
         Prompts, (tokens, how many there are), begin in column 0. The last token of each is not
         read: the first step takes it.
-        Returns what the guesses share, with leading axis b, and what each has of its own: [b, k].
+        Returns what the guesses share, with leading axis b, and what each has of its own: b k.
         """
         tokens, lengths = source
         there = jnp.arange(tokens.shape[1]) < lengths[:, None] - 1
         x = self.model.embed_tokens(tokens)
         rotary = self._rotary(jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
         shared, own = {"there": there, "lengths": lengths - 1}, {}
-        shape = (len(tokens), k, self.a.kv_heads, length, self.a.head)
+        shape = (len(tokens) * k, self.a.kv_heads, length, self.a.head)
         for i, layer in enumerate(self.model.layers):
             # Padding comes last: with what is causal it needs no mask of its own.
             x, (keys, shared[f"values_{i}"]) = layer.whole(x, None, rotary)
             shared[f"keys_{i}"] = keys.swapaxes(2, 3)  # as they are multiplied with
             for name in ("keys", "values"):
                 empty = jnp.zeros(shape, self.dtype)
-                own[f"{name}_{i}"] = constrain(empty, "rows", "", "heads", "", "")
+                own[f"{name}_{i}"] = constrain(empty, "rows", "heads", "", "")
         return shared, own
 
     def step(self, shared: Cache, own: Cache, tokens: Int[Array, "b k"], t: Int[Array, ""]):
@@ -368,27 +368,32 @@ class Attention(nnx.Module):
         a = self.a
         q, *new = self._qkv(x, rotary)
         keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(old, one[:, :, :, None], t, 3)
+            jax.lax.dynamic_update_slice_in_dim(old, one.reshape(*old.shape[:2], 1, a.head), t, 2)
             for old, one in zip(cache, new, strict=True)
         )
-        past = jnp.arange(keys.shape[3])
+        past = jnp.arange(keys.shape[2])
         written = past <= t
         if a.window:
             written &= past > t - a.window
-        q = q.reshape(*x.shape[:2], a.kv_heads, -1, a.head).swapaxes(1, 2)
+        b, k = x.shape[:2]
+        q = q.reshape(b * k, a.kv_heads, -1, a.head)
+
+        def by_source(x):
+            return x.reshape(b, k, *x.shape[1:]).swapaxes(1, 2)
+
         scores = [
             jnp.where(where, part.astype(jnp.float32), -jnp.inf)
             for where, part in (
-                (read[:, None, None, None], _times(q, prompt[0])),
-                (written, jnp.einsum("bnkgd,bkntd->bnkgt", q, keys)),
+                (read[:, None, None, None], _times(by_source(q), prompt[0])),
+                (written, by_source(jnp.matmul(q, keys.swapaxes(2, 3)))),
             )
         ]
         scores = jnp.concatenate(scores, -1) / math.sqrt(a.head)
         weights = jax.nn.softmax(scores).astype(values.dtype)
         s = prompt[1].shape[2]
-        told = _times(weights[..., :s], prompt[1])
-        told = told + jnp.einsum("bnkgt,bkntd->bnkgd", weights[..., s:], values)
-        return self._out(told.swapaxes(1, 2).reshape(*x.shape[:2], -1)), (keys, values)
+        own = weights[..., s:].swapaxes(1, 2).reshape(*q.shape[:3], -1)
+        told = _times(weights[..., :s], prompt[1]) + by_source(jnp.matmul(own, values))
+        return self._out(told.swapaxes(1, 2).reshape(b, k, -1)), (keys, values)
 
 
 def _times(x: Float[Array, "b n i j d"], y: Float[Array, "b n d s"]) -> Float[Array, "b n i j s"]:

@@ -144,7 +144,7 @@ class Seq2Seq(nnx.Module):
     def start(self, source: Int[Array, "b s"], k: int, length: int) -> tuple[Cache, Cache]:
         """Before the first of up to `length` tokens of k guesses for each source.
 
-        Returns what the guesses share, with leading axis b, and what each has of its own: [b, k].
+        Returns what the guesses share, with leading axis b, and what each has of its own: b k.
         """
         memory, there = self.encode(source)
         a, (b, head) = self.a, (len(source), self.a.width // self.a.heads)
@@ -153,8 +153,8 @@ class Seq2Seq(nnx.Module):
         for i, layer in enumerate(self.decoder):
             shared[f"keys_{i}"], shared[f"values_{i}"] = layer.read(memory)
             for name in ("keys", "values"):
-                empty = jnp.zeros((b, k, a.heads, length, head), self.dtype)
-                own[f"{name}_{i}"] = constrain(empty, "rows", "", "heads", "", "")
+                empty = jnp.zeros((b * k, a.heads, length, head), self.dtype)
+                own[f"{name}_{i}"] = constrain(empty, "rows", "heads", "", "")
         return shared, own
 
     def step(
@@ -162,7 +162,7 @@ class Seq2Seq(nnx.Module):
     ) -> tuple[Float[Array, "b k v"], Cache]:
         """Logits of token t + 1, float32, from token number t of every guess."""
         x = self.target(tokens, t)
-        past = jnp.arange(own["keys_0"].shape[3]) <= t
+        past = jnp.arange(own["keys_0"].shape[2]) <= t
         new = {}
         for i, layer in enumerate(self.decoder):
             memory = shared[f"keys_{i}"], shared[f"values_{i}"]
@@ -245,12 +245,13 @@ class Layer(nnx.Module):
 
         def attend(x):
             nonlocal kept
-            q, *new = self._heads(self.qkv, x[:, :, None], 3)
+            parts = self._heads(self.qkv, x[:, :, None], 3)
+            q, *new = (part.reshape(-1, *part.shape[2:]) for part in parts)
             kept = tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, one, t, 3)
+                jax.lax.dynamic_update_slice_in_dim(old, one, t, 2)
                 for old, one in zip(cache, new, strict=True)
             )
-            return self.mixed(_attended(q, *kept, past)[:, :, 0])
+            return self.mixed(_attended(q, *kept, past).reshape(x.shape))
 
         x = self._residual(0, attend, x)
         return self._rest(x, memory, there), kept
