@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from synthjax.nn.lora import flat, times
 from synthjax.nn.sharding import constrain, pieces
 
 LOGITS = 2**28  # that a device holds at a time: 1 GiB
@@ -17,10 +18,7 @@ OUT = ("rows", "", "vocabulary")  # their axes
 
 def logits(x: Float[Array, "... w"], table: Float[Array, "v w"]) -> Float[Array, "... v"]:
     """x tableᵀ in float32, of factors in the dtype of `x`."""
-    found = jnp.einsum(
-        "...w,vw->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32
-    )
-    return constrain(found, *OUT)
+    return constrain(times(x, table.astype(x.dtype), jnp.float32), *OUT)
 
 
 def log_probs(
@@ -56,8 +54,8 @@ def _with_gradient(x, table, labels, weights):
 
         push, own = jax.grad(weighted, has_aux=True)(logits(x, table))
         push = constrain(push.astype(x.dtype), *OUT)
-        back = jnp.einsum("btv,vw->btw", push, table.astype(x.dtype))
-        more = jnp.einsum("btv,btw->vw", push, x, preferred_element_type=slope.dtype)
+        back = (flat(push) @ table.astype(x.dtype)).reshape(x.shape)
+        more = jnp.matmul(flat(push).T, flat(x), preferred_element_type=slope.dtype)
         return slope + more, (own, constrain(back, "rows", "", ""))
 
     zero = constrain(jnp.zeros_like(table), "vocabulary", "width")
