@@ -123,6 +123,35 @@ def test_a_token_sees_those_before_it_in_the_window(a):
 
 
 @BOTH
+@pytest.mark.parametrize("size, width", [(2, 8), (2, 11), (128, 8), (3, 20)])
+def test_queries_in_blocks_are_queries_all_at_once(monkeypatch, a, size, width):
+    """Alone, and in rows that are shared; four blocks at most, the last one shorter."""
+    (tokens, segments, positions), _ = packed()
+    model = llama.build(a)
+    params = draw(model.shapes)
+
+    @jax.value_and_grad
+    def value(params):
+        alone = model.apply(params, "log_probs", padded(TEXTS, width))
+        shared = model.apply(params, "log_probs", tokens, segments, positions)
+        return jnp.sum(alone[:, :7] ** 2) + jnp.sum(shared**2)
+
+    def found(block):
+        monkeypatch.setattr(llama, "BLOCK", block)
+        products = str(
+            jax.make_jaxpr(lambda p: model.apply(p, "logits", padded(TEXTS, width)))(params)
+        )
+        return jax.jit(lambda params: value(params))(params), products.count("dot_general")
+
+    (whole, slope), once = found(10**6)
+    (parts, slopes), often = found(size)
+    blocks = -(-width // max(size, -(-width // 4)))
+    assert often == once + 2 * a.layers * (blocks - 1)  # scores and values, of each
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert_trees_close(slopes, slope, rtol=1e-3, atol=1e-3)
+
+
+@BOTH
 def test_every_parameter_matters(a):
     """Biases of keys too, which softmax would cancel, were they not rotated."""
     model, params = model_of(a)
