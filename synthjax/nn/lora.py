@@ -35,7 +35,7 @@ def times(
     x: Float[Array, "... i"], weight: Float[Array, "o i"], dtype: jnp.dtype | None = None
 ) -> Float[Array, "... o"]:
     """x Wᵀ, in `dtype`, by default that of the factors."""
-    found = jnp.matmul(flat(x), weight.T, preferred_element_type=dtype)
+    found = jnp.einsum("ni,oi->no", flat(x), weight, preferred_element_type=dtype)
     return found.reshape(*x.shape[:-1], len(weight))
 
 
