@@ -397,6 +397,9 @@ class Attention(nnx.Module):
 
 
 def _times(x: Float[Array, "b n i j d"], y: Float[Array, "b n d s"]) -> Float[Array, "b n i j s"]:
-    """x y for each b and n: one product of matrices, which a CPU does faster than XLA's choice."""
+    """x y, for each b and n one product of matrices.
+
+    Of an einsum that keeps all axes XLA for CPUs multiplies with a transpose, four times slower.
+    """
     b, n, i, j, d = x.shape
     return jnp.matmul(x.reshape(b, n, i * j, d), y).reshape(b, n, i, j, -1)
