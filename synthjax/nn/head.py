@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from synthjax.nn.lora import flat, times
+from synthjax.nn.products import flat, times
 from synthjax.nn.sharding import constrain, pieces
 
 LOGITS = 2**28  # that a device holds at a time: 1 GiB

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from synthjax.nn import head
 from synthjax.nn.bind import Model, bind
 from synthjax.nn.lora import Linear, Lora, joined
+from synthjax.nn.products import for_each
 from synthjax.nn.rotary import RopeScaling, Rotary, angles, frequencies, rotated
 from synthjax.nn.sharding import constrain
 from synthjax.nn.train import Loss
@@ -349,19 +350,19 @@ class Attention(nnx.Module):
         blocks of queries, none of which meets the keys that come after it: of four, 5/8 of all.
         """
         size = max(BLOCK, -(-q.shape[1] // 4))
-        blocks = [
-            self._block(q[:, i:end], k[:, :, :end], v[:, :, :end], mask[..., i:end, :end])
-            for i in range(0, q.shape[1], size)
-            for end in [i + size]
-        ]
+        blocks = []
+        for i in range(0, q.shape[1], size):
+            end = i + size
+            keys, values = k[:, :, :end], v[:, :, :end]
+            blocks.append(self._block(q[:, i:end], keys, values, mask[..., i:end, :end]))
         return jnp.concatenate(blocks, 1)
 
     def _block(self, q, k, v, mask):
         b, t = q.shape[:2]
         q = q.reshape(b, t, self.a.kv_heads, -1, self.a.head).transpose(0, 2, 3, 1, 4)
-        scores = _times(q, k.swapaxes(2, 3)).astype(jnp.float32)
+        scores = for_each(q, k.swapaxes(2, 3)).astype(jnp.float32)
         scores = jnp.where(mask, scores / math.sqrt(self.a.head), -jnp.inf)
-        return _times(jax.nn.softmax(scores).astype(v.dtype), v).transpose(0, 3, 1, 2, 4)
+        return for_each(jax.nn.softmax(scores).astype(v.dtype), v).transpose(0, 3, 1, 2, 4)
 
     def one(self, x: Float[Array, "b k w"], cache, t, prompt, read: Bool[Array, "b s"], rotary):
         """A token of every guess: it attends to the prompt, where `read`, and to its guess."""
@@ -384,7 +385,7 @@ class Attention(nnx.Module):
         scores = [
             jnp.where(where, part.astype(jnp.float32), -jnp.inf)
             for where, part in (
-                (read[:, None, None, None], _times(by_source(q), prompt[0])),
+                (read[:, None, None, None], for_each(by_source(q), prompt[0])),
                 (written, by_source(jnp.matmul(q, keys.swapaxes(2, 3)))),
             )
         ]
@@ -392,14 +393,5 @@ class Attention(nnx.Module):
         weights = jax.nn.softmax(scores).astype(values.dtype)
         s = prompt[1].shape[2]
         own = weights[..., s:].swapaxes(1, 2).reshape(*q.shape[:3], -1)
-        told = _times(weights[..., :s], prompt[1]) + by_source(jnp.matmul(own, values))
+        told = for_each(weights[..., :s], prompt[1]) + by_source(jnp.matmul(own, values))
         return self._out(told.swapaxes(1, 2).reshape(b, k, -1)), (keys, values)
-
-
-def _times(x: Float[Array, "b n i j d"], y: Float[Array, "b n d s"]) -> Float[Array, "b n i j s"]:
-    """x y, for each b and n one product of matrices.
-
-    Of an einsum that keeps all axes XLA for CPUs multiplies with a transpose, four times slower.
-    """
-    b, n, i, j, d = x.shape
-    return jnp.matmul(x.reshape(b, n, i * j, d), y).reshape(b, n, i, j, -1)

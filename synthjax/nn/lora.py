@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from synthjax.nn.bind import Params
+from synthjax.nn.products import times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,22 +22,6 @@ class Lora:
 
     rank: int
     alpha: float
-
-
-def flat(x: Float[Array, "... i"]) -> Float[Array, "n i"]:
-    """All rows as those of one matrix, whose transpose XLA for CPUs multiplies without making it.
-
-    The gradient of a product of more axes makes one: training takes a third longer.
-    """
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-
-
-def times(
-    x: Float[Array, "... i"], weight: Float[Array, "o i"], dtype: jnp.dtype | None = None
-) -> Float[Array, "... o"]:
-    """x Wᵀ, in `dtype`, by default that of the factors."""
-    found = jnp.einsum("ni,oi->no", flat(x), weight, preferred_element_type=dtype)
-    return found.reshape(*x.shape[:-1], len(weight))
 
 
 class Linear(nnx.Module):

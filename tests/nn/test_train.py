@@ -85,6 +85,31 @@ def test_a_step_is_adamw_on_the_mean_loss_of_the_tokens():
         np.testing.assert_allclose(after[sure], expected[sure], atol=2e-4)
 
 
+def test_moments_are_those_of_optax_with_its_own_clip():
+    """Adam's first step does not tell how large a gradient was; its moments do, clipped or not."""
+    model, batches = seq2seq.build(SMALL), [batch_of(seed) for seed in range(6)]
+    loss = seq2seq.loss(model, PAD)
+
+    @jax.jit
+    def mean_gradient(params, batch):
+        mean = lambda params: loss.summed(params, batch, None) / loss.tokens(batch)  # noqa: E731
+        return jax.grad(mean)(params)
+
+    norms = [float(optax.tree.norm(mean_gradient(PARAMS, batch))) for batch in batches]
+    clip = float(np.median(norms))  # of steps too small to move the parameters
+    trainer = trainer_of(learning_rate=1e-9, clip=clip)
+    reference = optax.chain(optax.clip_by_global_norm(clip), optax.adamw(1e-9, b2=SCHEDULE.b2))
+    state, moments = trainer.begin(PARAMS), reference.init(PARAMS)
+    for batch, norm in zip(batches, norms, strict=True):
+        _, moments = reference.update(mean_gradient(PARAMS, batch), moments, PARAMS)
+        state, metrics = trainer.step(state, batch)
+        assert metrics.gradient == pytest.approx(norm, rel=1e-4)
+        found, expected = state.optimizer[0], moments[1][0]
+        assert_close(found.mu, expected.mu, rtol=1e-3, atol=1e-7)
+        assert_close(found.nu, expected.nu, rtol=2e-3, atol=1e-10)
+    assert min(norms) < clip < max(norms)
+
+
 def test_learning_rate():
     """Linear to its height, then a cosine to a tenth of it."""
     rate = train.rate(Schedule(steps=100, warmup=20, learning_rate=1.0))
