@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from synthjax.nn.bind import Params
 
+B1 = 0.9  # of Adam
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -100,18 +102,21 @@ def rate(schedule: Schedule) -> optax.Schedule:
 def trainer(loss: Loss, schedule: Schedule) -> Trainer:
     """Make a loss small."""
     learning_rate = rate(schedule)
-    adamw = optax.adamw(
-        learning_rate,
-        b2=schedule.b2,
-        weight_decay=schedule.weight_decay,
-        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-    )
+
+    def adamw(b1=B1, b2=schedule.b2):
+        return optax.adamw(
+            learning_rate,
+            b1,
+            b2,
+            weight_decay=schedule.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        )
 
     def begin(params):
         params = jax.tree.map(jnp.copy, params)  # a step donates what it is given
         average = jax.tree.map(jnp.copy, params) if schedule.average else None
         step, skipped = jnp.zeros((2,), jnp.int32)
-        return State(params, adamw.init(params), step, skipped, average)
+        return State(params, adamw().init(params), step, skipped, average)
 
     def gradient(params, batch, fixed):
         value = jax.value_and_grad(loss.summed)
@@ -134,21 +139,25 @@ def trainer(loss: Loss, schedule: Schedule) -> Trainer:
         total, gradients = gradient(state.params, batch, fixed)
         share = 1 / jnp.maximum(tokens, 1)
         norm = share * optax.tree.norm(gradients)
-
-        def learned(params, optimizer, average):
-            # Mean and clip are one factor, which Adam's own pass over the parameters applies.
-            # As optax's clip and `apply_if_finite` they are more passes: three times the time.
-            scale = share * jnp.minimum(1, schedule.clip / norm)
-            scaled = jax.tree.map(lambda leaf: leaf * scale, gradients)
-            updates, optimizer = adamw.update(scaled, optimizer, params)
-            params = optax.apply_updates(params, updates)
-            if schedule.average:
-                average = optax.incremental_update(params, average, 1 - schedule.average)
-            return params, optimizer, average
-
         finite = jnp.isfinite(norm)
-        own = state.params, state.optimizer, state.average
-        params, optimizer, average = jax.lax.cond(finite, learned, lambda *own: own, *own)
+
+        def learned(new, old):
+            return jnp.where(finite, new, old)
+
+        # Mean and clip are one factor, which Adam's own pass over the parameters applies; moments
+        # that keep all of themselves and gain 0 stay as they are. Optax's clip and
+        # `apply_if_finite` are further passes, and a `cond` copies every array on a GPU.
+        scale = share * jnp.minimum(1, schedule.clip / norm)
+        scaled = jax.tree.map(lambda leaf: learned(leaf * scale, 0), gradients)
+        keep = learned(B1, 1), learned(schedule.b2, 1)
+        updates, moments = adamw(*keep).update(scaled, state.optimizer, state.params)
+        optimizer = jax.tree.map(  # counts of steps are numbers
+            lambda new, old: new if new.ndim else learned(new, old), moments, state.optimizer
+        )
+        params = jax.tree.map(lambda old, update: learned(old + update, old), state.params, updates)
+        average = state.average
+        if schedule.average:
+            average = optax.incremental_update(params, average, learned(1 - schedule.average, 0))
         rate_now = learning_rate(state.step - state.skipped)
         skipped = state.skipped + ~finite
         metrics = Metrics(total * share, norm, tokens, rate_now, skipped)
