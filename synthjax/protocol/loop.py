@@ -24,11 +24,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from synthjax import gathered
 from synthjax.io import processes, storage
 from synthjax.io.checkpoint import Checkpoints
+from synthjax.io.learning_log import LearningLog
 from synthjax.io.log import Metrics, Progress
 from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.storage import Place
@@ -291,13 +291,21 @@ class _Element:
             if state is None:
                 state = task.begin(t, params)
             done = held[-1] if held else 0
-            said = _Learning(self, name, t, done)
-            with said, Progress(f"training steps ({label})", total, done) as progress:
+            log = LearningLog(
+                self.metrics,
+                self.watchdog,
+                {"element": name, "generation": t},
+                every=self.settings.log_steps,
+                board=self.folder / "tb" / name,
+                before=sum(map(task.steps, range(t))),  # steps of earlier generations
+                done=done,
+            )
+            with log, Progress(f"training steps ({label})", total, done) as progress:
                 steps = task.learn(t, state, task.batches(t, data, done))
                 for step, (reached, metrics) in enumerate(steps, done + 1):
                     state = reached
                     if metrics is not None:
-                        said.take(step - 1, metrics, last=step > total)
+                        log.take(step - 1, metrics, last=step > total)
                         progress.advance(1)
                     if step > total:
                         break
@@ -394,51 +402,6 @@ class _Element:
                     f"{self.task.lower(phase)}"
                 ) from None
             raise
-
-
-class _Learning:
-    """What is said of the training of a model, in metrics.jsonl, to TensorBoard, the watchdog."""
-
-    def __init__(self, element: _Element, name: str, t: int, done: int):
-        self._metrics, self._every = element.metrics, element.settings.log_steps
-        self._about = {"element": name, "generation": t}
-        self._before = sum(map(element.task.steps, range(t)))  # steps of earlier generations
-        self._board, self._local = None, contextlib.ExitStack()
-        if processes.first():
-            board = self._local.enter_context(storage.local(element.folder / "tb" / name))
-            self._board = SummaryWriter(str(board), purge_step=self._before + done)
-        self._watchdog = element.watchdog
-        self._losses: list[float] = []
-
-    def take(self, step: int, metrics: Any, last: bool) -> None:
-        """The metrics of a step; every so often a line, with the mean loss since the last one."""
-        self._losses.append(float(metrics.loss))
-        self._watchdog.beat()
-        if step % self._every == 0 or last:
-            line = {name: float(value) for name, value in metrics._asdict().items()}
-            line["loss"] = float(np.mean(self._losses))
-            self._losses = []
-            self._metrics.write(**self._about, step=step, **line)
-            for name, value in line.items() if self._board else ():
-                self._board.add_scalar(f"learning/{name}", value, self._before + step)
-        if last and int(metrics.skipped):
-            warnings.warn(
-                f"{self._about}: {int(metrics.skipped)} training steps changed nothing, for their "
-                "gradient was not finite",
-                stacklevel=2,
-            )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._watchdog.phase()
-        try:
-            with self._local:
-                if self._board:
-                    self._board.close()
-        except OSError as error:  # of what nothing depends on
-            warnings.warn(f"tb/: cannot be written ({error})", stacklevel=2)
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

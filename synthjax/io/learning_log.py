@@ -1,0 +1,71 @@
+"""What is said of a model while it is trained: metrics.jsonl, TensorBoard, the watchdog."""
+
+import contextlib
+import warnings
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from synthjax.io import processes, storage
+from synthjax.io.log import Metrics
+from synthjax.io.storage import Place
+from synthjax.io.watchdog import Watchdog
+
+
+class LearningLog:
+    """Takes the metrics of each step; a context manager, which closes the board.
+
+    `about` begins each line, of which there is one for `every` so many steps; `board` is the folder
+    of TensorBoard's files, on whose axis the steps of generations `before` this one come first;
+    `done` are those of this one that an earlier run took.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        watchdog: Watchdog,
+        about: dict[str, Any],
+        *,
+        every: int,
+        board: Place,
+        before: int,
+        done: int,
+    ):
+        self._metrics, self._watchdog, self._about = metrics, watchdog, about
+        self._every, self._before = every, before
+        self._board, self._local = None, contextlib.ExitStack()
+        if processes.first():
+            folder = self._local.enter_context(storage.local(board))
+            self._board = SummaryWriter(str(folder), purge_step=before + done)
+        self._losses: list[float] = []
+
+    def take(self, step: int, metrics: Any, last: bool) -> None:
+        """The metrics of a step; every so often a line, with the mean loss since the last one."""
+        self._losses.append(float(metrics.loss))
+        self._watchdog.beat()
+        if step % self._every == 0 or last:
+            line = {name: float(value) for name, value in metrics._asdict().items()}
+            line["loss"] = float(np.mean(self._losses))
+            self._losses = []
+            self._metrics.write(**self._about, step=step, **line)
+            for name, value in line.items() if self._board else ():
+                self._board.add_scalar(f"learning/{name}", value, self._before + step)
+        if last and int(metrics.skipped):
+            warnings.warn(
+                f"{self._about}: {int(metrics.skipped)} training steps changed nothing, for their "
+                "gradient was not finite",
+                stacklevel=2,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._watchdog.phase()
+        try:
+            with self._local:
+                if self._board:
+                    self._board.close()
+        except OSError as error:  # of what nothing depends on
+            warnings.warn(f"tb/: cannot be written ({error})", stacklevel=2)
