@@ -145,8 +145,9 @@ def trainer(loss: Loss, schedule: Schedule) -> Trainer:
             return jnp.where(finite, new, old)
 
         # Mean and clip are one factor, which Adam's own pass over the parameters applies; moments
-        # that keep all of themselves and gain 0 stay as they are. Optax's clip and
-        # `apply_if_finite` are further passes, and a `cond` copies every array on a GPU.
+        # that keep all of themselves and gain 0 stay as they are, and their updates, divided by 0,
+        # are not taken. Optax's clip and `apply_if_finite` are further passes, and a `cond` copies
+        # every array on a GPU.
         scale = share * jnp.minimum(1, schedule.clip / norm)
         scaled = jax.tree.map(lambda leaf: learned(leaf * scale, 0), gradients)
         keep = learned(B1, 1), learned(schedule.b2, 1)

@@ -92,7 +92,9 @@ def test_moments_are_those_of_optax_with_its_own_clip():
 
     @jax.jit
     def mean_gradient(params, batch):
-        mean = lambda params: loss.summed(params, batch, None) / loss.tokens(batch)  # noqa: E731
+        def mean(params):
+            return loss.summed(params, batch, None) / loss.tokens(batch)
+
         return jax.grad(mean)(params)
 
     norms = [float(optax.tree.norm(mean_gradient(PARAMS, batch))) for batch in batches]
