@@ -1,11 +1,11 @@
 """What is said of a model while it is trained: metrics.jsonl, TensorBoard, the watchdog."""
 
 import contextlib
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from synthjax.io import processes, storage
 from synthjax.io.log import Metrics
@@ -37,7 +37,7 @@ class LearningLog:
         self._board, self._local = None, contextlib.ExitStack()
         if processes.first():
             folder = self._local.enter_context(storage.local(board))
-            self._board = SummaryWriter(str(folder), purge_step=before + done)
+            self._board = _board(str(folder), purge_step=before + done)
         self._losses: list[float] = []
 
     def take(self, step: int, metrics: Any, last: bool) -> None:
@@ -69,3 +69,14 @@ class LearningLog:
                     self._board.close()
         except OSError as error:  # of what nothing depends on
             warnings.warn(f"tb/: cannot be written ({error})", stacklevel=2)
+
+
+def _board(*args, **kwargs):
+    """A SummaryWriter, without PyTorch, which it would import where that is installed: seconds."""
+    hidden = sys.modules.setdefault("torch", None) is None  # then an import of it fails
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter(*args, **kwargs)
