@@ -11,7 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 from jaxtyping import Float
-from rouge_score import rouge_scorer
 
 import synthjax
 
@@ -47,6 +46,8 @@ def check_main() -> None:
 
 @functools.cache
 def _scorer():
+    from rouge_score import rouge_scorer  # with SciPy's statistics: two seconds
+
     return rouge_scorer.RougeScorer(list(METRICS), use_stemmer=True)
 
 
