@@ -48,6 +48,7 @@ FORKS.set_forkserver_preload(
     [
         *("synthjax.mixture", "synthjax.eigen", "synthjax.summarize"),
         *("synthjax.plot.figures", "synthjax.plot.table"),
+        *("rouge_score.rouge_scorer", "tensorboardX"),
     ]
 )
 
