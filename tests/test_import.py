@@ -75,13 +75,13 @@ def test_the_import_of_a_task_changes_nothing_more():
 
 
 def test_pytorch_stays_out_where_it_is_installed(tmp_path):
-    """Other than by transformers' own import of it, which reads tokenizers of any class."""
+    """But of summaries' launcher, for transformers imports it where it reads a tokenizer."""
     (tmp_path / "torch.py").write_text("raise AssertionError('PyTorch is imported')")
     script = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 import jax
-from launch import eigen, mixture, summarize
+from launch import eigen, mixture
 from synthjax.io.learning_log import _board
 _board({str(tmp_path / "tb")!r}).close()
 assert "torch" not in sys.modules

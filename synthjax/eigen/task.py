@@ -28,6 +28,7 @@ from synthjax.protocol.keys import key as key_of
 from synthjax.protocol.loop import Arrays, Record, Watchdog
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
+from synthjax.protocol.select import checked
 from synthjax.protocol.training_set import Source, TrainingSet
 
 Host = np.ndarray
@@ -113,7 +114,7 @@ class EigenTask:
         arrays = {
             "tokens": found.tokens.astype(np.uint16),
             "log_prob": found.log_prob,
-            "score": np.asarray(scores, np.float32),
+            "score": checked(spec.verifier, scores, np.isfinite(found.log_prob)),
             "error": guessed.error.astype(np.float32),
         }
         return {name: leaf[:count] for name, leaf in arrays.items()}

@@ -7,7 +7,7 @@ path in an index that leads elsewhere.
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,11 +89,12 @@ def write(
     tensors: Mapping[str, Any],
     config: Mapping[str, Any],
     shard_bytes: int = SHARD_BYTES,
+    beside: Callable[[], None] = lambda: None,
 ) -> None:
     """Write arrays, which come to the host a shard at a time, and their config, that last.
 
-    A model that is there already is replaced when the arrays are on disk. Raises WorkdirError where
-    the disk does not take them.
+    A model that is there already is replaced when the arrays are on disk; `beside` replaces what
+    else belongs to it. Raises WorkdirError where the disk does not take them.
     """
     shards: list[list[str]] = [[]]
     held = 0
@@ -116,6 +117,7 @@ def write(
         (folder / CONFIG).unlink(missing_ok=True)
         for path in [path for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]:
             path.unlink()
+        beside()
         for path in partial:
             path.replace(path.with_suffix(""))
         if count > 1:

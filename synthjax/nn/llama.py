@@ -328,9 +328,11 @@ class Attention(nnx.Module):
     def whole(self, x: Float[Array, "b t w"], mask: Bool[Array, "b 1 t t"] | None, rotary):
         """All tokens at once, and keys and values as [b, kv, t, d]."""
         q, k, v = self._qkv(x, rotary)
-        if jax.default_backend() == "gpu" and x.dtype == jnp.bfloat16 and self.a.head % 8 == 0:
-            how = dict(is_causal=True) if mask is None and not self.a.window else {}
-            if not how:
+        gpu = jax.default_backend() == "gpu" and x.dtype == jnp.bfloat16 and self.a.head % 8 == 0
+        causal = mask is None and not self.a.window
+        if gpu and (causal or x.shape[1] % 2 == 0):  # cuDNN's has no gradient of an odd mask
+            how = dict(is_causal=True)
+            if not causal:
                 how = dict(mask=_causal(x.shape[1], self.a.window) if mask is None else mask)
             told = jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **how)
             k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)

@@ -76,8 +76,9 @@ def define_config(cls: type) -> flags.FlagHolder[config_dict.ConfigDict]:
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        "FILE.py:VARIANT, the settings to start from. Then --config.FIELD=VALUE sets a field "
-        "and --config.sweep.FIELD='(a,b,…)' sweeps it.\n" + describe(cls),
+        "FILE.py:VARIANT, the settings to start from. Then --config.FIELD=VALUE sets a field, "
+        "also one that the variant sweeps, and --config.sweep.FIELD='(a,b,…)' sweeps it.\n"
+        + describe(cls),
     )
 
 
@@ -101,6 +102,12 @@ def _one(cls: type, config: config_dict.ConfigDict, name: str, explicit: set[str
     prefix = f"{name}." if name else ""
     explicit = {path.removeprefix(prefix) for path in explicit}
     with named(name):
+        for field in sorted(explicit & {*fields_of(cls)}):
+            if config.sweep.get(field) is not None:
+                if f"sweep.{field}" in explicit:
+                    rule = f"sweep.{field} is given too: give one of the two"
+                    raise SpecError(field, config[field], rule)
+                config.sweep[field] = None  # what the file sweeps is replaced like any value
         while True:
             try:
                 spec = from_config(cls, config)

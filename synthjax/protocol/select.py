@@ -8,14 +8,32 @@ A verifier's score is its verdict, 1 keep and 0 drop, or ranks guesses: then it 
 fraction `keep` of them to be kept. Ties are broken at random, by rows of a key each.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from synthjax.protocol.keys import uniform_rows
-from synthjax.protocol.spec import Kind
+from synthjax.protocol.spec import Kind, SpecError
 
 Scores = Float[Array, "k n"]
+
+
+def checked(verifier: str, scores: Any, valid: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """What a verifier made of n examples' k guesses, float32.
+
+    Raises SpecError, naming it, where that are not as many scores, or a valid guess's is NaN, which
+    is neither above nor below another.
+    """
+    scores = np.asarray(scores, np.float32)
+    if scores.shape != valid.shape:
+        rule = f"gave scores of the shape {list(scores.shape)}, where {list(valid.shape)} is asked"
+        raise SpecError("verifier", verifier, rule)
+    if nan := int((np.isnan(scores) & valid).sum()):
+        raise SpecError("verifier", verifier, f"gave NaN for {nan} of {int(valid.sum())} guesses")
+    return scores
 
 
 def prune(

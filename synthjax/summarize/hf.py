@@ -34,10 +34,14 @@ from synthjax.summarize.model import Language
 
 Host = np.ndarray
 TOKENIZER_BYTES = 2**28
-# Hugging Face's names of the families, and what their configs say where they say nothing.
+# Hugging Face's names of the families, and what their configs mean by a name that is not there:
+# something else than by null.
 FAMILIES = {
     "llama": ("LlamaForCausalLM", {"rms_norm_eps": 1e-6}),
-    "mistral": ("MistralForCausalLM", {"rms_norm_eps": 1e-6, "num_key_value_heads": 8}),
+    "mistral": (
+        "MistralForCausalLM",
+        {"rms_norm_eps": 1e-6, "num_key_value_heads": 8, "sliding_window": 4096},
+    ),
     "qwen2": ("Qwen2ForCausalLM", {"rms_norm_eps": 1e-6, "num_key_value_heads": 32}),
 }
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -52,6 +56,7 @@ _TOKENIZER = (
     "chat_template.jinja",
     "generation_config.json",
 )
+_TEMPLATES = "additional_chat_templates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +155,12 @@ def load(folder: str | os.PathLike, precision: str = "float32", mesh: Mesh | Non
     architecture = architecture_of(config, folder / CONFIG)
     eos = config.get("eos_token_id")
     eos = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
-    if not all(type(token) is int and model.NONE <= token < 2**31 for token in eos):
-        raise ModelError(f"{folder / CONFIG}: eos_token_id = {eos!r} must be numbers of tokens")
+    most = architecture.vocabulary
+    if not all(type(token) is int and model.NONE <= token < most for token in eos):
+        raise ModelError(
+            f"{folder / CONFIG}: eos_token_id = {eos!r} must be numbers of tokens below the "
+            f"vocabulary of {most}"
+        )
     language = Language(architecture, eos or (model.NONE,), precision)
     tokenizer = load_tokenizer(folder, architecture.vocabulary)
     return LM(language, _params(folder, architecture, mesh), mesh, config, tokenizer)
@@ -163,15 +172,17 @@ def save(lm: LM, folder: str | os.PathLike, shard_bytes: int = shards.SHARD_BYTE
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(lm.params)}
     config = {k: v for k, v in lm.config.items() if k not in ("dtype", "torch_dtype")}
     config["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
-    try:
-        if lm.tokenizer is not None:
-            lm.tokenizer.save_pretrained(folder)
-        else:  # that of another model, which was here
-            for name in _TOKENIZER:
-                (folder / name).unlink(missing_ok=True)
-    except Exception as error:  # `tokenizers` has no class of its own for a full disk
-        raise WorkdirError(f"{folder}: cannot be written ({error})") from None
-    shards.write(folder, flat_leaves(lm.params), config, shard_bytes)
+
+    def tokenizer():
+        for name in _TOKENIZER:  # that of another model, which was here
+            (folder / name).unlink(missing_ok=True)
+        try:
+            if lm.tokenizer is not None:
+                lm.tokenizer.save_pretrained(folder)
+        except Exception as error:  # `tokenizers` has no class of its own for a full disk
+            raise WorkdirError(f"{folder}: cannot be written ({error})") from None
+
+    shards.write(folder, flat_leaves(lm.params), config, shard_bytes, tokenizer)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -202,7 +213,7 @@ def architecture_of(config: Mapping[str, Any], file: Path) -> Architecture:
         refuse(
             f"is of {named[0] if named else family!r}, which is not supported; supported: {known}"
         )
-    config = {**FAMILIES[family][1], **{k: v for k, v in config.items() if v is not None}}
+    config = {k: v for k, v in {**FAMILIES[family][1], **config}.items() if v is not None}
 
     def number(name, default=None, kind=int, low=1, high=2**31, of=None):
         value = (of or config).get(name, default)
@@ -302,6 +313,10 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
     there = [name for name in _TOKENIZER if os.path.lexists(folder / name)]
     if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & {*there}:
         return None
+    if os.path.lexists(folder / _TEMPLATES):
+        if (folder / _TEMPLATES).is_symlink() or not (folder / _TEMPLATES).is_dir():
+            raise ModelError(f"{folder / _TEMPLATES}: is not a plain folder")
+        there += [f"{_TEMPLATES}/{file.name}" for file in (folder / _TEMPLATES).iterdir()]
     for name in there:
         if (size := check_plain(folder / name)) > TOKENIZER_BYTES:
             raise ModelError(f"{folder / name}: has {size} bytes, over {TOKENIZER_BYTES}")

@@ -43,8 +43,9 @@ def read(path: str | os.PathLike) -> list[Pair]:
 
     Each line is an object with the non-empty strings `text` and `summary`. The strings `id`, `url`
     and `title` may be missing or null: the id is then the first 16 hexadecimal digits of the text's
-    SHA-256. Other fields and blank lines are ignored. A line is malformed if it is anything else,
-    longer than 8 MiB, not UTF-8, or repeats an id.
+    SHA-256. An id may be a whole number, too. Other fields and blank lines are ignored. A line is
+    malformed if it is anything else, longer than 8 MiB, not UTF-8, or repeats an id or, without
+    one, a text.
 
     Raises:
       DataError: the file cannot be read, is no regular file, holds no pair, or more than 1 % of its
@@ -67,9 +68,9 @@ def scan(path: str | os.PathLike) -> tuple[list[Pair], int]:
                         raise _Malformed("longer than 8 MiB")
                     if not line.strip():
                         continue
-                    pair = _parse(line)
+                    pair, named = _parse(line)
                     if pair.id in ids:
-                        raise _Malformed("id repeated")
+                        raise _Malformed("id repeated" if named else "text repeated")
                     ids.add(pair.id)
                     pairs.append(pair)
                 except _Malformed as error:
@@ -142,7 +143,8 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _parse(line: bytes) -> Pair:
+def _parse(line: bytes) -> tuple[Pair, bool]:
+    """A line's pair, and whether it has an id of its own."""
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -156,6 +158,8 @@ def _parse(line: bytes) -> Pair:
         value = record.get(name)
         if value is None:
             value = ""
+        if name == "id" and type(value) is int:
+            value = str(value)
         if not isinstance(value, str):
             raise _Malformed(f"{name} is no string")
         try:
@@ -166,5 +170,6 @@ def _parse(line: bytes) -> Pair:
     for name in ("text", "summary"):
         if not values[name].strip():
             raise _Malformed(f"no {name}")
+    named = bool(values["id"])
     values["id"] = values["id"] or hashlib.sha256(values["text"].encode()).hexdigest()[:16]
-    return Pair(**values)
+    return Pair(**values), named

@@ -83,10 +83,12 @@ def save(folder: str | os.PathLike, prepared: Prepared) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    files = {split: folder / f"{split}.jsonl" for split in SPLITS}
     report = folder / "report.json"
-    report.unlink(missing_ok=True)  # it says that the three files belong together
-    for split, pairs in prepared.splits.items():
-        write(folder / f"{split}.jsonl", pairs)
+    for file in (report, *files.values()):  # of two sources' files none may be read as one's
+        file.unlink(missing_ok=True)
+    for split, file in files.items():
+        write(file, prepared.splits[split])
     write_text(report, [json.dumps(prepared.report, indent=1) + "\n"])
 
 

@@ -149,7 +149,7 @@ class Spec:
     )
     n_test: int = config_field(1000, "test pairs at most", low=2, high=10**7, axis=False)
     n_samples: int = config_field(
-        20, "test summaries of each generation that samples/ shows", high=10**6, axis=False
+        20, "test summaries of each generation that samples/ shows", low=1, high=10**6, axis=False
     )
     decode_batch: int = config_field(
         64, "articles summarized at one time, with all their guesses", low=1, high=2**20, axis=False

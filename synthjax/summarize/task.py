@@ -20,6 +20,7 @@ from synthjax.protocol.keys import key as key_of
 from synthjax.protocol.loop import Arrays, Record, Watchdog
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
+from synthjax.protocol.select import checked
 from synthjax.protocol.spec import SpecError
 from synthjax.protocol.training_set import Source, TrainingSet
 from synthjax.summarize import data, model
@@ -96,7 +97,7 @@ class SummarizeTask:
         return {
             "tokens": tokens.astype(np.int32),
             "log_prob": log_prob,
-            "score": np.asarray(scores, np.float32),
+            "score": checked(spec.verifier, scores, np.isfinite(log_prob)),
             "rouge": guessed.rouge,
         }
 
@@ -217,7 +218,8 @@ class SummarizeTask:
         """The base, or the model before, in float32; or adapters of the base."""
         if self.spec.lora:
             build = model.build(self.language, self.spec.lora)
-            params = lora.adapters(build.init(self._key(Stream.LEARN, t)))
+            # Jitted, or all that is adapted would be made too.
+            params = jax.jit(lambda key: lora.adapters(build.init(key)))(self._key(Stream.LEARN, t))
         elif t == 0 or self.spec.start == "base":
             params = self.base.params
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)

@@ -9,6 +9,7 @@ from scipy import stats
 
 from synthjax.protocol import select
 from synthjax.protocol.keys import uniform_rows
+from synthjax.protocol.spec import SpecError
 
 top, prune, best_of_k = (jax.jit(call) for call in (select.top, select.prune, select.best_of_k))
 
@@ -164,6 +165,16 @@ def test_ties_of_best_of_k_are_broken_evenly(value):
     counts = np.asarray(found)[:, :, 0].sum(0)
     assert not counts[[0, 2, 5]].any() and counts.sum() == len(KEYS)
     assert_uniform(counts[[1, 3, 4]], len(KEYS))
+
+
+def test_scores_that_order_nothing():
+    valid = np.array([[True, True], [True, False]])
+    scores = np.array([[1, -np.inf], [2, np.nan]])  # what is not valid may be anything
+    assert select.checked("mine", scores, valid).dtype == np.float32
+    with pytest.raises(SpecError, match="'mine': gave NaN for 1 of 3 guesses"):
+        select.checked("mine", np.where(scores == 2, np.nan, scores), valid)
+    with pytest.raises(SpecError, match=r"of the shape \[2\], where \[2, 2\] is asked"):
+        select.checked("mine", scores[0], valid)
 
 
 def test_random_looks_at_no_score():

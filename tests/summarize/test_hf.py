@@ -208,6 +208,21 @@ def test_a_model_replaces_another_one(speaking, tmp_path):
     assert again.tokenizer is None and again.language == loaded("llama")[0].language
 
 
+def test_a_model_keeps_its_tokenizer_until_what_replaces_it_is_there(
+    speaking, tmp_path, monkeypatch
+):
+    hf.save(speaking[0], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards, "save_file", full)
+    with pytest.raises(WorkdirError, match="No space left"):
+        hf.save(loaded("llama")[0], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_folder_that_cannot_be_written(speaking, tmp_path):
     (tmp_path / "file").write_text("")
     for lm in (speaking[0], loaded("llama")[0]):
@@ -289,6 +304,7 @@ LLAMA3 |= dict(high_freq_factor=4.0, original_max_position_embeddings=16)
         (dict(rope_parameters=LLAMA3 | {"low_freq_factor": 4.0}), "must be below"),
         (dict(eos_token_id=[2, "x"]), "eos_token_id = (2, 'x') must be numbers"),
         (dict(eos_token_id={"a": []}), "must be numbers of tokens"),
+        (dict(eos_token_id=[2, 96]), "must be numbers of tokens below the vocabulary of 96"),
         (dict(vocab_size=97), "has the shape [96, 32], and config.json asks for [97, 32]"),
         (dict(intermediate_size=47), "[32, 48], and config.json asks for [32, 47]"),
         (dict(num_hidden_layers=1), "has 'model.layers.1.input_layernorm.weight', "),
@@ -299,6 +315,24 @@ LLAMA3 |= dict(high_freq_factor=4.0, original_max_position_embeddings=16)
 def test_a_config_that_is_refused(folder, fields, says):
     change(folder, **fields)
     assert says in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "fields, window, kv_heads",
+    [
+        ({}, 4096, 8),
+        (dict(sliding_window=None), 0, 8),
+        (dict(sliding_window=7, num_key_value_heads=4), 7, 4),
+    ],
+)
+def test_what_a_config_does_not_say(fields, window, kv_heads):
+    """Is not what it says by null: both as transformers has it."""
+    config = dict(model_type="mistral", hidden_size=32, num_attention_heads=16, vocab_size=96)
+    config |= dict(num_hidden_layers=2, intermediate_size=48, **fields)
+    theirs = transformers.MistralConfig(**config)
+    assert (theirs.sliding_window or 0, theirs.num_key_value_heads) == (window, kv_heads)
+    ours = hf.architecture_of(config, Path("config.json"))
+    assert (ours.window, ours.kv_heads) == (window, kv_heads)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +361,24 @@ def test_no_link_is_followed(folder, name):
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(folder.parent / "outside")
     assert f"{folder / name}: is not a plain file" in refusal(folder)
+
+
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_no_link_to_a_template_is_followed(folder, folder_too):
+    """transformers reads any in this folder."""
+    tokens.train([TEXT], 300).save_pretrained(folder)
+    change(folder, vocab_size=400)
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "a.jinja").write_text("secret")
+    templates = folder / "additional_chat_templates"
+    if folder_too:
+        templates.symlink_to(outside)
+    else:
+        templates.mkdir()
+        (templates / "a.jinja").symlink_to(outside / "a.jinja")
+    said = refusal(folder)
+    assert str(templates) in said and "is not a plain" in said
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "weights.pkl"])

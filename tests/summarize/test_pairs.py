@@ -50,7 +50,8 @@ MALFORMED = {
     "no summary": b'{"text": "t", "summary": ""}\n',
     "no summary ": b'{"text": "t", "summary": null}\n',
     "text is no string": b'{"text": ["t"], "summary": "s"}\n',
-    "id is no string": b'{"id": 7, "text": "t", "summary": "s"}\n',
+    "id is no string": b'{"id": 7.5, "text": "t", "summary": "s"}\n',
+    "id is no string ": b'{"id": true, "text": "t", "summary": "s"}\n',
     "url is no string": b'{"url": false, "text": "t", "summary": "s"}\n',
     "text is no valid Unicode": b'{"text": "t \\ud800", "summary": "s"}\n',
     "id repeated": GOOD[3].encode(),
@@ -63,14 +64,21 @@ def test_fields(file):
         [
             '\ufeff{"id": "1", "url": "u", "title": "T", "summary": "s", "text": "é ü", "x": 1}\n',
             "\n",
-            '{"text": "é ü", "summary": "other"}',
+            '{"text": "é ü", "summary": "other"}\n',
+            '{"id": 7, "text": "é ü", "summary": "third"}',
         ]
     )
     digest = hashlib.sha256("é ü".encode()).hexdigest()[:16]
     assert pairs.read(path) == [
         Pair("1", "u", "T", "s", "é ü"),
         Pair(digest, "", "", "other", "é ü"),
+        Pair("7", "", "", "third", "é ü"),
     ]
+
+
+def test_a_text_without_an_id_that_is_repeated(file):
+    lines = ['{"text": "t", "summary": "s"}\n', '{"text": "t", "summary": "other"}\n']
+    refused(file(lines), "line 2: text repeated")
 
 
 @pytest.mark.parametrize("reason", MALFORMED)

@@ -92,6 +92,17 @@ def test_guesses_are_scored_against_their_own_reference(file):
             np.testing.assert_allclose(np.exp(-guesses["score"][i, j]), perplexity[0], rtol=1e-4)
 
 
+def nameless(key, numbers, guesses):
+    """Forgets that a summary may have no word."""
+    return guesses.rouge[..., 0] / np.where(guesses.words < 100, np.nan, 1)
+
+
+def test_a_verifier_that_gives_nan_is_named(file):
+    task, base = task_of(file, verifier=nameless)
+    with pytest.raises(SpecError, match="'nameless': gave NaN for 16 of 16"):
+        task.guess(1, base.params, 0)
+
+
 def reference_rouge(guess, reference):
     found = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     return [score.fmeasure for score in found.score(reference, guess).values()]
