@@ -36,7 +36,7 @@ from synthjax.protocol.elements import (
     read_by,
 )
 from synthjax.protocol.loop import Element
-from synthjax.protocol.spec import SpecError, to_json
+from synthjax.protocol.spec import SpecError, read_from, to_json
 
 FREE = ("save_steps", "log_steps", "mesh")  # what may change in a workdir
 
@@ -153,7 +153,8 @@ def _models(spec: Spec) -> dict[str, tuple[Language, Params]]:
         for field in ("verifier_model", "generator_model"):
             folder = getattr(point, field)
             if field in read and folder not in found:
-                found[folder] = load(folder)
+                with read_from(field, folder, ModelError):
+                    found[folder] = load(folder)
         if "verifier_model" in read:
             _check_reader(point, found[point.verifier_model][0])
         if "generator_model" in read:

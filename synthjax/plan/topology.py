@@ -2,9 +2,12 @@
 
 import importlib.util
 import os
+import re
 
 import jax
 from jax.experimental import topologies
+
+SOME = "v5e:4x4, v5e:16x16, v5p:4x4x4 or v6e:16x16"
 
 
 class TopologyError(ValueError):
@@ -19,6 +22,8 @@ def devices(topology: str | None) -> list[jax.Device]:
     """
     if not topology:
         return jax.devices()
+    if not re.fullmatch(r"v\d\w*:\d+x\d+(x\d+)?", topology):
+        raise TopologyError(f"{topology}: is no slice, such as {SOME}")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nobody there to be asked
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing to be shared out
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -35,6 +40,5 @@ def devices(topology: str | None) -> list[jax.Device]:
                 "make .venv-tpu/.synthjax-installed, then .venv-tpu/bin/python -m launch.plan"
             ) from None
         raise TopologyError(
-            f"{topology}: is no slice that libtpu knows ({text[:200]}); v5e:4x4, v5e:16x16, "
-            "v5p:4x4x4 and v6e:16x16 are some"
+            f"{topology}: is no slice that libtpu knows ({text[:200]}), such as {SOME}"
         ) from None

@@ -93,9 +93,15 @@ def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str
     except OSError:  # ml_collections raises only now, and at length
         fail(f"--config={flags.FLAGS[flag.name].config_filename}: no such file")
     explicit = set(config_flags.get_override_values(flags.FLAGS[flag.name]))
-    if nested:
-        return {name: _one(cls, config[name], name, explicit) for name in config}
-    return {"": _one(cls, config, "", explicit)}
+    parts = {name: config[name] for name in config} if nested else {"": config}
+    for part in parts.values():
+        strange = sorted({*part} - {*fields_of(cls)})
+        if len(strange) > 2:  # no slip, but another launcher's config
+            task, file = cls.__module__.split(".")[1], flags.FLAGS[flag.name].config_filename
+            fail(
+                f"--config={file}: is no config of launch.{task}, which has no {strange[0]}, {strange[1]} …"
+            )
+    return {name: _one(cls, part, name, explicit) for name, part in parts.items()}
 
 
 def _one(cls: type, config: config_dict.ConfigDict, name: str, explicit: set[str]) -> Any:
@@ -136,7 +142,8 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
     fields = fields_of(cls)
     axes = [name for name, field in fields.items() if field.metadata["axis"]]
     if isinstance(error, flags.UnrecognizedFlagError):
-        return error
+        known = error.flagname.partition("=")[0] in fields
+        return f"{error}; fields begin with --config." if known else error
     if match := _ILLEGAL.match(str(error)):
         path, value = match.groups()
         *parents, name = path.split(".")

@@ -5,6 +5,7 @@ the final values; ml_collections only parses. `config_field` gives every field i
 and range, from which the checks, the `--help` text and the labels of results are made.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -36,6 +37,15 @@ class SpecError(ValueError):
         self.path, self.value, self.rule, self.choices = path, value, rule, tuple(choices)
         listed = f"; choices: {', '.join(self.choices)}" if self.choices else ""
         super().__init__(f"config.{path} = {value!r}: {rule}{listed}")
+
+
+@contextlib.contextmanager
+def read_from(path: str, value: str, errors: type[Exception]) -> Iterator[None]:
+    """Errors of a file or folder, which name it, begin with the field that did so."""
+    try:
+        yield
+    except errors as error:
+        raise type(error)(f"config.{path} = {value!r}: {error}") from None
 
 
 class UnreadError(SpecError):

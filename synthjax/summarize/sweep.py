@@ -34,11 +34,11 @@ from synthjax.protocol.elements import (
 )
 from synthjax.protocol.keys import Stream, key
 from synthjax.protocol.loop import Element, Record
-from synthjax.protocol.spec import SpecError, to_json
+from synthjax.protocol.spec import SpecError, read_from, to_json
 from synthjax.protocol.training_set import shuffled
 from synthjax.summarize import dataset, hf, model, pairs, prepare, tokens
 from synthjax.summarize.model import NONE, Language
-from synthjax.summarize.pairs import split_of
+from synthjax.summarize.pairs import DataError, split_of
 from synthjax.summarize.rouge import METRICS, check_main
 from synthjax.summarize.spec import Spec, reads
 from synthjax.summarize.task import Base, Corpus, SummarizeTask
@@ -143,6 +143,11 @@ def read_corpus(data: str) -> Corpus:
         return Corpus(splits["train"], splits["test"])
     if Path(data).is_dir():
         return Corpus(*(pairs.read(Path(data) / f"{split}.jsonl") for split in ("train", "test")))
+    if not os.path.lexists(data):
+        raise DataError(
+            "there is no such file or folder; `python -m launch.prepare_data --help` tells how to "
+            "make one; choices: news, a folder that it wrote, a file of JSON lines"
+        )
     every = pairs.read(data)
     return Corpus(*([p for p in every if split_of(p.id) == split] for split in ("train", "test")))
 
@@ -168,7 +173,8 @@ def _checked(spec: Spec, mesh: Mesh) -> Corpus:
     """The texts, if the spec fits them and the devices."""
     points = elements(spec, reads)
     check_batch(spec, points, sharding.rows(mesh))
-    corpus = read_corpus(spec.data)
+    with read_from("data", spec.data, DataError):
+        corpus = read_corpus(spec.data)
     for point in points:
         count = len(corpus.train)
         if point.n_real + point.n > count:
@@ -199,12 +205,14 @@ def _bases(spec: Spec, mesh: Mesh, corpus: Corpus) -> tuple[dict, dict[str, Base
     others: dict[str, Base] = {}
     for point in elements(spec, reads):
         if "verifier_model" in read_by(point, reads) and point.verifier_model not in others:
-            lm = hf.load(point.verifier_model, point.precision, mesh)
-            others[point.verifier_model] = _as_base(lm, point, point.verifier_model)
+            with read_from("verifier_model", point.verifier_model, ModelError):
+                lm = hf.load(point.verifier_model, point.precision, mesh)
+                others[point.verifier_model] = _as_base(lm, point, point.verifier_model)
         if _key_of(point) not in bases:
             if point.initial == "pretrained":
-                lm = hf.load(point.model, point.precision, mesh)
-                _as_base(lm, point, point.model)
+                with read_from("model", point.model, ModelError):
+                    lm = hf.load(point.model, point.precision, mesh)
+                    _as_base(lm, point, point.model)
             else:
                 lm = _scratch(point, mesh, corpus)
             bases[_key_of(point)] = lm

@@ -147,7 +147,7 @@ def test_a_flipped_bit_in_a_checkpoint(whole, tmp_path, where):
         (["--config.mesh=2"], "config.mesh = '2': is set by its names"),
         (
             ["--config.sweep.verifier=('model',)", "--config.verifier_model=nowhere"],
-            "nowhere/model.safetensors: cannot be read (No such file or directory)",
+            "config.verifier_model = 'nowhere': nowhere/model.safetensors: cannot be read (No such",
         ),
     ],
 )

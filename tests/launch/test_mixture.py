@@ -265,6 +265,8 @@ def test_refused(launch, tmp_path, argv, path, value, rule, choices):
     [
         (["--config=configs/mixture.py:nope"], "choices: base, quickstart, phase_diagram"),
         (["--config=nowhere.py"], "nowhere.py: no such file"),
+        (["--config=configs/eigen.py:demo"], "eigen.py:demo: is no config of launch.mixture"),
+        ([BASE, "--n=5"], "Unknown command line flag 'n'; fields begin with --config."),
         ([], "needs --config="),
         ([BASE, "--confg.n=5"], "confg"),
         ([BASE, "config.n=5"], "unexpected argument 'config.n=5'"),

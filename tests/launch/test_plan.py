@@ -28,6 +28,7 @@ def test_numbers_of_a_run(tmp_path):
     [
         (["--config.mesh.fsdp=3"], "config.mesh.fsdp = 3: the mesh must share out the"),
         (["--topology=v5e:4x4"], "libtpu"),
+        (["--topology=h100"], "h100: is no slice, such as v5e:4x4"),
     ],
 )
 def test_refused(tmp_path, more, says):

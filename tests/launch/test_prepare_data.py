@@ -75,8 +75,11 @@ def test_help_describes():
         (["--source=news", "--out=gs://b/{tmp}"], "must be a folder of this machine"),
         (["--source=cnn", "--out={tmp}/out"], "flag --source=cnn: value should be one of"),
         (["--source=news", "--out={tmp}/out", "x"], "unexpected argument 'x'"),
-        (["--source=news", "--path=x", "--out={tmp}/out"], "source news takes no path"),
-        (["--source=xlsum", "--out={tmp}/out"], "xlsum needs the path"),
+        (
+            ["--source=news", "--path=x", "--out={tmp}/out"],
+            "--path=x has no meaning with --source=news",
+        ),
+        (["--source=xlsum", "--out={tmp}/out"], "--source=xlsum needs --path="),
         (["--source=xlsum", "--path=nowhere", "--out={tmp}/out"], "nowhere: No such file"),
         (["--source=xlsum", "--path={tmp}/fifo", "--out={tmp}/out"], "not a regular file"),
         (["--source=xlsum", "--path={tmp}/bad", "--out={tmp}/out"], "1 of 1 lines malformed"),
