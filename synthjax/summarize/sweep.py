@@ -114,9 +114,10 @@ def estimate(spec: Spec) -> str:
     sizes = set()
     for point in points.values():
         if point.initial == "pretrained":
-            config = hf.read_config(Path(point.model))
-            where = Path(point.model) / tensors.CONFIG
-            architecture = hf.architecture_of(config, where)
+            with read_from("model", point.model, ModelError):
+                config = hf.read_config(Path(point.model))
+                where = Path(point.model) / tensors.CONFIG
+                architecture = hf.architecture_of(config, where)
         else:
             architecture = point.architecture(point.vocabulary)
         sizes.add(model.build(Language(architecture, (0,))).size)
