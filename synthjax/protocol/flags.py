@@ -98,9 +98,8 @@ def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str
         strange = sorted({*part} - {*fields_of(cls)})
         if len(strange) > 2:  # no slip, but another launcher's config
             task, file = cls.__module__.split(".")[1], flags.FLAGS[flag.name].config_filename
-            fail(
-                f"--config={file}: is no config of launch.{task}, which has no {strange[0]}, {strange[1]} …"
-            )
+            some = ", ".join(strange[:2])
+            fail(f"--config={file}: is no config of launch.{task}, which has no {some} …")
     return {name: _one(cls, part, name, explicit) for name, part in parts.items()}
 
 
