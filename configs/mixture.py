@@ -10,7 +10,7 @@ Runtimes are those of two CPU cores, compilation included.
   angles/ (accuracy over the generator's and the verifier's angle after three generations). 14
   seconds. Expect the curves of breakdown/ to cross 1/2 at p = 1/(1 + psi), and 0.97 at p = 0.02.
 - phase_diagram: quickstart's breakdown at the paper's size, 10,250 trajectories whose features
-  would take 16 GB. 10 seconds, in 0.7 GB. Expect the same crossings, and 0.95 at p = 0.02.
+  would take 16 GB. 10 to 13 seconds, in 0.7 GB. Expect the same crossings, and 0.95 at p = 0.02.
 - phase_diagram_n: accuracy over both angles at n = 100, 300, 3000 from 100,224 matrix-free
   trajectories, with the line 1/2 of state evolution. A minute.
 - million: accuracy over both angles from 10^6 trajectories, for a pod. 87 seconds here. Expect at

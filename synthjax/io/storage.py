@@ -42,7 +42,7 @@ def place(path: str | os.PathLike) -> Place:
     if not re.match(r"gs://[^/]+/[^/.]", text) or re.search(r"[*?\[\]]|::", text):
         raise OSError("must be a folder, here or as gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
-        raise OSError("needs gcsfs: pip install 'synthjax[gcs]'")
+        raise OSError("needs gcsfs: pip install -e '.[gcs]' in the project's folder")
     for name in ("gcsfs", "fsspec"):  # they tell of their caches and tries
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return epath.Path(text)
