@@ -128,7 +128,7 @@ def test_paths_that_cannot_be_used(bad):
 
 def test_a_bucket_without_its_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WorkdirError, match=r"needs gcsfs: pip install 'synthjax\[gcs\]'"):
+    with pytest.raises(WorkdirError, match=r"needs gcsfs: pip install -e '.\[gcs\]'"):
         Workdir("gs://bucket/run", {})
 
 
