@@ -107,12 +107,11 @@ def _one(cls: type, config: config_dict.ConfigDict, name: str, explicit: set[str
     prefix = f"{name}." if name else ""
     explicit = {path.removeprefix(prefix) for path in explicit}
     with named(name):
-        for field in sorted(explicit & {*fields_of(cls)}):
-            if config.sweep.get(field) is not None:
-                if f"sweep.{field}" in explicit:
-                    rule = f"sweep.{field} is given too: give one of the two"
-                    raise SpecError(field, config[field], rule)
-                config.sweep[field] = None  # what the file sweeps is replaced like any value
+        for field in explicit & {*fields_of(cls)}:
+            # What the file sweeps is replaced like any value; what a flag sweeps stays, as where an
+            # axis is added to a command of before.
+            if config.sweep.get(field) is not None and f"sweep.{field}" not in explicit:
+                config.sweep[field] = None
         while True:
             try:
                 spec = from_config(cls, config)

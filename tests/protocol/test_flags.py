@@ -1,12 +1,9 @@
 """What a command line makes of a variant."""
 
-import pytest
-
 from configs import eigen, mixture
 from synthjax.eigen import Spec as EigenSpec
 from synthjax.mixture import Spec
 from synthjax.protocol.flags import _one
-from synthjax.protocol.spec import SpecError
 
 
 def asked(cls, variants, variant, **values):
@@ -33,7 +30,6 @@ def test_an_axis_that_is_asked_for_replaces_it_too():
     }
 
 
-def test_a_value_and_an_axis_of_one_field():
-    with pytest.raises(SpecError, match="give one of the two") as caught:
-        asked(EigenSpec, eigen, "demo", verifier="none", sweep__verifier=("none", "oracle"))
-    assert (caught.value.path, caught.value.value) == ("verifier", "none")
+def test_an_axis_may_be_added_to_a_command_that_gave_a_value():
+    spec = asked(EigenSpec, eigen, "demo", verifier="none", sweep__verifier=("none", "oracle"))
+    assert spec.sweep == {"verifier": ("none", "oracle")}
