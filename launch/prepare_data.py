@@ -40,10 +40,6 @@ def main() -> None:
         fail("needs --source=news|debian|xlsum and --out=DIR (--help says more)")
     if "://" in _OUT.value:
         fail(f"--out={_OUT.value}: must be a folder of this machine")
-    if _SOURCE.value == "xlsum" and _PATH.value is None:
-        fail("--source=xlsum needs --path=FILE_OR_FOLDER, where XL-Sum lies unpacked")
-    if _SOURCE.value != "xlsum" and _PATH.value is not None:
-        fail(f"--path={_PATH.value} has no meaning with --source={_SOURCE.value}, only with xlsum")
     prepared = prepare.prepare(_SOURCE.value, _PATH.value)
     prepare.save(_OUT.value, prepared)
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of the sample

@@ -117,10 +117,14 @@ def _one(cls: type, config: config_dict.ConfigDict, name: str, explicit: set[str
                 spec = from_config(cls, config)
                 break
             except UnreadError as error:
-                # What the file set for a kind that a flag has replaced goes with it.
-                if error.path in explicit or error.path not in fields_of(cls):
+                # What the file set or swept for a kind that a flag has replaced goes with it.
+                if error.path in explicit:
                     raise
-                config[error.path] = fields_of(cls)[error.path].default
+                *swept, field = error.path.split(".")
+                where, value = config, fields_of(cls)[field].default
+                if swept:
+                    where, value = config.sweep, None
+                where[field] = value
         spec.check_explicit(explicit)
         return spec
 

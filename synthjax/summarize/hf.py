@@ -24,7 +24,6 @@ from jaxtyping import Float, Int
 
 from synthjax.io import shards
 from synthjax.io.tensors import CONFIG, CONFIG_BYTES, ModelError, check_plain, json_object, nested
-from synthjax.io.workdir import WorkdirError
 from synthjax.nn import llama, sharding
 from synthjax.nn.bind import Params
 from synthjax.nn.llama import Architecture
@@ -180,7 +179,7 @@ def save(lm: LM, folder: str | os.PathLike, shard_bytes: int = shards.SHARD_BYTE
             if lm.tokenizer is not None:
                 lm.tokenizer.save_pretrained(folder)
         except Exception as error:  # `tokenizers` has no class of its own for a full disk
-            raise WorkdirError(f"{folder}: cannot be written ({error})") from None
+            raise OSError(str(error)) from None
 
     shards.write(folder, flat_leaves(lm.params), config, shard_bytes, tokenizer)
 

@@ -66,9 +66,9 @@ def prepare(source: str, path: str | None = None) -> Prepared:
     """
     if (path is not None) != (source == "xlsum"):
         raise DataError(
-            "source xlsum needs the path of its file or folder"
+            "source=xlsum needs path=FILE_OR_FOLDER, where XL-Sum lies unpacked"
             if path is None
-            else f"source {source} takes no path, only xlsum does"
+            else f"path={path} has no meaning with source={source}, only with xlsum"
         )
     if source == "news":
         return news(find_news())

@@ -77,9 +77,9 @@ def test_help_describes():
         (["--source=news", "--out={tmp}/out", "x"], "unexpected argument 'x'"),
         (
             ["--source=news", "--path=x", "--out={tmp}/out"],
-            "--path=x has no meaning with --source=news",
+            "path=x has no meaning with source=news, only with xlsum",
         ),
-        (["--source=xlsum", "--out={tmp}/out"], "--source=xlsum needs --path="),
+        (["--source=xlsum", "--out={tmp}/out"], "source=xlsum needs path=FILE_OR_FOLDER"),
         (["--source=xlsum", "--path=nowhere", "--out={tmp}/out"], "nowhere: No such file"),
         (["--source=xlsum", "--path={tmp}/fifo", "--out={tmp}/out"], "not a regular file"),
         (["--source=xlsum", "--path={tmp}/bad", "--out={tmp}/out"], "1 of 1 lines malformed"),
