@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from synthjax.nn.bind import Model, bind
+from synthjax.nn.products import flat, mapped
 from synthjax.nn.sharding import constrain
 from synthjax.nn.train import Loss
 
@@ -121,7 +122,7 @@ class Seq2Seq(nnx.Module):
         if a.tied:
             self.bias = nnx.Param(jnp.zeros(a.vocabulary))
         else:
-            self.output = nnx.Linear(a.width, a.vocabulary, dtype=dtype, rngs=rngs)
+            self.output = Linear(a.width, a.vocabulary, dtype=dtype, rngs=rngs)
 
     def encode(self, source: Int[Array, "b s"]) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
         """What the encoder says of each token, and which tokens there are."""
@@ -187,6 +188,15 @@ def _norm(a, dtype, rngs):
     return nnx.LayerNorm(a.width, dtype=dtype, rngs=rngs)
 
 
+class Linear(nnx.Linear):
+    """A map with a bias."""
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        """Of every row."""
+        kernel, bias = (one[...].astype(self.dtype) for one in (self.kernel, self.bias))
+        return mapped(flat(x), kernel).reshape(*x.shape[:-1], -1) + bias
+
+
 class Embedding(nnx.Module):
     """Symbols and their positions."""
 
@@ -215,15 +225,15 @@ class Layer(nnx.Module):
     def __init__(self, a: Architecture, decodes: bool, dtype, rngs):
         self.a = a
         linear = dict(dtype=dtype, rngs=rngs)
-        self.qkv = nnx.Linear(a.width, 3 * a.width, **linear)
-        self.mixed = nnx.Linear(a.width, a.width, **linear)
-        self.up = nnx.Linear(a.width, a.feed_forward * a.width, **linear)
-        self.down = nnx.Linear(a.feed_forward * a.width, a.width, **linear)
+        self.qkv = Linear(a.width, 3 * a.width, **linear)
+        self.mixed = Linear(a.width, a.width, **linear)
+        self.up = Linear(a.width, a.feed_forward * a.width, **linear)
+        self.down = Linear(a.feed_forward * a.width, a.width, **linear)
         self.norms = nnx.List([_norm(a, dtype, rngs) for _ in range(2 + decodes)])
         if decodes:
-            self.ask = nnx.Linear(a.width, a.width, **linear)
-            self.tell = nnx.Linear(a.width, 2 * a.width, **linear)
-            self.told = nnx.Linear(a.width, a.width, **linear)
+            self.ask = Linear(a.width, a.width, **linear)
+            self.tell = Linear(a.width, 2 * a.width, **linear)
+            self.told = Linear(a.width, a.width, **linear)
 
     def read(self, memory: Float[Array, "b s w"]) -> tuple[Array, Array]:
         """Keys and values of what the encoder said."""
@@ -280,14 +290,14 @@ class Layer(nnx.Module):
         Its columns are taken by heads before they are applied, so that heads can be split.
         """
         h, dtype = self.a.heads, linear.dtype
-        whole = constrain(linear.kernel[...].astype(dtype), "", "")
-        kernel = constrain(whole.reshape(len(whole), parts, h, -1), "", "", "heads", "")
-        bias = linear.bias[...].astype(dtype).reshape(parts, h, 1, -1)
-        y = jnp.einsum("...tw,wphd->p...htd", x, kernel)
+        kernel = constrain(linear.kernel[...].astype(dtype), "", "")
+        kernel = constrain(kernel.reshape(len(kernel), parts, h, -1), "", "", "heads", "")
+        bias = linear.bias[...].astype(dtype).reshape(parts, h, -1)
+        y = mapped(flat(x), kernel).reshape(*x.shape[:-1], *bias.shape) + bias
         inner = [""] * (x.ndim - 2)
         return tuple(
-            constrain(one + b, "rows", *inner, "heads", "", "")
-            for one, b in zip(y, bias, strict=True)
+            constrain(one.squeeze(-3).swapaxes(-3, -2), "rows", *inner, "heads", "", "")
+            for one in jnp.split(y, parts, -3)
         )
 
 
