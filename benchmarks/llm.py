@@ -38,8 +38,6 @@ import synthjax
 from benchmarks.common import Results, ratio
 from synthjax.nn import decode, llama, sharding, train
 
-synthjax.keep_memory()  # as launchers do; PyTorch's process begins with this file too
-
 _PART = flags.DEFINE_enum("part", None, ["training", "generation"], "Only this part.")
 _TINY = flags.DEFINE_bool("tiny", False, "A tiny model, printed only: to see that it runs.")
 _COMPILED = flags.DEFINE_bool("compiled", None, "Also torch.compile; by default on a GPU.")

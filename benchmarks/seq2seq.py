@@ -26,8 +26,6 @@ from synthjax.eigen.tokens import BOS, ENCODINGS, EOS, PAD
 from synthjax.nn import decode, seq2seq, sharding, train
 from synthjax.protocol.keys import Stream, key
 
-synthjax.keep_memory()  # as launchers do; PyTorch's process begins with this file too
-
 _PART = flags.DEFINE_enum("part", None, ["training", "beam"], "Only this part.")
 
 SYMBOLS = decode.Symbols(PAD, BOS, EOS)

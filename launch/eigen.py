@@ -12,7 +12,7 @@ from launch.task import Launcher
 from synthjax import eigen
 from synthjax.plot import eigen as plot
 
-LAUNCHER = Launcher(eigen, plot.summary, plot.save, trains=True)
+LAUNCHER = Launcher(eigen, plot.summary, plot.save)
 
 if __name__ == "__main__":
     LAUNCHER.main()

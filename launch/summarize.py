@@ -15,7 +15,7 @@ from synthjax import summarize
 from synthjax.plot import summarize as plot
 from synthjax.summarize.pairs import DataError
 
-LAUNCHER = Launcher(summarize, plot.summary, plot.save, (DataError,), trains=True)
+LAUNCHER = Launcher(summarize, plot.summary, plot.save, (DataError,))
 
 if __name__ == "__main__":
     LAUNCHER.main()

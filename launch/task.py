@@ -14,7 +14,6 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from synthjax import keep_memory
 from synthjax.io import processes, storage
 from synthjax.io.checkpoint import CheckpointError
 from synthjax.io.stop import GracefulStop, Stopped
@@ -36,14 +35,13 @@ class Launcher(NamedTuple):
     """What a launcher does: `launch.NAME` for synthjax.NAME, which has Spec, estimate and run.
 
     `summary` makes the table to print, `save` the figures, in a folder. Errors of `errors` take
-    one line too. `trains`: a transformer, which is faster with `synthjax.keep_memory`.
+    one line too.
     """
 
     task: ModuleType
     summary: Callable[[xr.Dataset], Table]
     save: Callable[[xr.Dataset, Place], Iterable[Place]]
     errors: tuple[type[Exception], ...] = ()
-    trains: bool = False
 
     def main(self) -> None:
         """Every spec of --config in a folder of its own."""
@@ -68,8 +66,6 @@ class Launcher(NamedTuple):
 
         `again` is what `python -m` runs to go on.
         """
-        if self.trains:
-            keep_memory()
         with GracefulStop() as stop:
             for part, spec in parts.items():
                 with named(part), watched():

@@ -1,9 +1,7 @@
 """synthjax: verified self-training, generation after generation, in JAX."""
 
 import contextlib
-import ctypes
 import os
-import sys
 from collections.abc import Callable
 
 import jax
@@ -43,22 +41,6 @@ def shared(compute: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarra
     if jax.process_count() == 1:
         return part
     return multihost_utils.process_allgather(part, tiled=True)[:count]
-
-
-def keep_memory() -> None:
-    """Let this process keep memory that it once had, and go on with it, until it ends.
-
-    By default glibc gives large arrays back to the system and asks for them anew: fresh pages can
-    be a fifth of the time of a transformer's training step on a CPU. A sweep of the mixture gains
-    nothing and can be a tenth slower. To be called before JAX's backends are up. Other than on
-    Linux with glibc, or where the user has set GLIBC_TUNABLES, nothing changes.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt") and "GLIBC_TUNABLES" not in os.environ:
-        trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
-        libc.mallopt(trim_threshold, -1)  # never
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(arena_max, 1)  # others than the first give theirs back all the same
 
 
 def _one_cpu_device_per_core() -> None:

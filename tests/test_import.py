@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -73,28 +72,6 @@ def test_the_import_of_a_task_changes_nothing_more():
     script = "from synthjax import mixture\nimport jax\n"
     script += "jax.config.update('jax_num_cpu_devices', 3)"
     assert process(script) == {"devices": 3, "x64": False, "dtype": "float32"}
-
-
-TOUCHED = """
-import resource, jax, synthjax
-{}
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    b"x" * 2**27
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-few = faults() < 1000  # of 32,768 pages
-assert few == {}, few
-"""
-
-
-@pytest.mark.skipif(not platform.libc_ver()[0], reason="other than glibc nothing is changed")
-def test_memory_is_kept_where_that_is_asked_for():
-    """An array of before leaves its pages to the next. An import alone does not ask for it."""
-    process(TOUCHED.format("synthjax.keep_memory()", True))
-    process(TOUCHED.format("", False))
-    tunables = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}  # what the user chose stays
-    process(TOUCHED.format("synthjax.keep_memory()", False), **tunables)
 
 
 def test_pytorch_stays_out_where_it_is_installed(tmp_path):
