@@ -8,7 +8,7 @@ import pytest
 from synthjax.nn.products import mapped
 
 
-@pytest.mark.parametrize("out", [(7,), (3,), (2, 3, 4)], ids=["wider", "narrower", "by heads"])
+@pytest.mark.parametrize("out", [(7,), (3,), (2, 3, 4), (1, 2, 2)])
 def test_a_map_has_the_gradient_of_the_plain_product(out):
     keys = jax.random.split(jax.random.key(0), 3)
     x, weight = jax.random.normal(keys[0], (6, 5)), jax.random.normal(keys[1], (5, *out))
