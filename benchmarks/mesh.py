@@ -123,7 +123,7 @@ def one_device(results: Results) -> None:
                 "mesh": steps(
                     sharding.on(mesh, trainer.step),
                     sharding.begun(trainer.begin, params, places),
-                    sharding.put_rows(mesh, batch, len(batch[0])),
+                    sharding.put(batch, sharding.by_rows(mesh)),
                 ),
                 "plain": steps(trainer.step, trainer.begin(params), jax.device_put(batch, device)),
             },

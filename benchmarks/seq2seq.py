@@ -6,7 +6,8 @@
 batch over all of them; PyTorch in a process of its own with a thread per core. Parameters are
 random on both sides, so that hardly a beam ends before its time. Medians over the turns.
 
-- training: examples/s at widths 128 and 256, 4/1 layers, batches of 64.
+- training: examples/s at widths 128 and 256, 4/1 layers, batches of 64, as many steps in a program
+  as a run takes.
 - beam: guesses/s for k = 10 and 50, 64 sources at a time.
 """
 
@@ -25,11 +26,12 @@ from synthjax.eigen.data import Matrices, lengths, source_ids, target_ids
 from synthjax.eigen.tokens import BOS, ENCODINGS, EOS, PAD
 from synthjax.nn import decode, seq2seq, sharding, train
 from synthjax.protocol.keys import Stream, key
+from synthjax.protocol.training_set import at_once, groups
 
 _PART = flags.DEFINE_enum("part", None, ["training", "beam"], "Only this part.")
 
 SYMBOLS = decode.Symbols(PAD, BOS, EOS)
-ROWS, STEPS, TURNS = 64, 10, 5
+ROWS, STEPS, TURNS = 64, 12, 5
 
 
 def architecture(width: int, encoding) -> seq2seq.Architecture:
@@ -91,13 +93,15 @@ def training(results: Results, alone) -> None:
         a = architecture(width, encoding)
         model = seq2seq.build(a)
         trainer = train.trainer(seq2seq.loss(model, PAD), train.Schedule(steps=10**6))
-        batch = spread(seq2seq.Batch(source, target), rows=True)
+        batch, room = seq2seq.Batch(source, target), at_once()
+        group = next(groups(iter([batch] * room), [room]))
+        batches = sharding.put_batches(sharding.mesh(), group.batches, ROWS)
         state = spread(trainer.begin(model.init(jax.random.key(0))), rows=False)
 
         def ours():
             nonlocal state
-            for _ in range(STEPS):
-                state, metrics = trainer.step(state, batch)  # noqa: B023
+            for _ in range(STEPS // room):  # noqa: B023
+                state, metrics = trainer.several(state, batches, room)  # noqa: B023
             return metrics
 
         def theirs():

@@ -29,7 +29,7 @@ from synthjax.protocol.loop import Arrays, Record, Watchdog
 from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.select import checked
-from synthjax.protocol.training_set import Source, TrainingSet
+from synthjax.protocol.training_set import Group, Source, TrainingSet
 
 Host = np.ndarray
 
@@ -213,10 +213,13 @@ class EigenTask:
         return training_set.batches(data, key, size, steps, sharding.rows_here(self.mesh, size))
 
     def learn(
-        self, t: int, state: State, batches: Iterator[Batch]
-    ) -> Iterator[tuple[State, train.Metrics | None]]:
-        """Train; the metrics come a step late."""
-        there = (sharding.put_rows(self.mesh, batch, self.spec.batch) for batch in batches)
+        self, t: int, state: State, groups: Iterator[Group]
+    ) -> Iterator[tuple[State, list[train.Metrics]]]:
+        """Train; the metrics come a group late."""
+        there = (
+            Group(sharding.put_batches(self.mesh, group.batches, self.spec.batch), group.count)
+            for group in groups
+        )
         return train.steps(self._trainer(t), state, there)
 
     def abstract(self, t: int) -> State:
@@ -329,7 +332,7 @@ class EigenTask:
 
     def _trainer(self, t: int) -> train.Trainer:
         found = model.trainer(self.language, self.spec.schedule(t))
-        return found._replace(step=sharding.on(self.mesh, found.step))
+        return found._replace(several=sharding.on(self.mesh, found.several))
 
     def _key(self, stream: Stream, t: int) -> Any:
         return key_of(self.spec.seed, stream, 0, t)

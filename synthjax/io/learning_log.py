@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from synthjax.io.watchdog import Watchdog
 class LearningLog:
     """Takes the metrics of each step; a context manager, which closes the board.
 
-    `about` begins each line, of which there is one for `every` so many steps; `board` is the folder
-    of TensorBoard's files, on whose axis the steps of generations `before` this one come first;
-    `done` are those of this one that an earlier run took.
+    `about` begins each line, of which there is one for `every` so many of the `total` steps and one
+    for the last; `board` is the folder of TensorBoard's files, on whose axis the steps of
+    generations `before` this one come first; `step` are those of this one that an earlier run took,
+    and then all that were taken.
     """
 
     def __init__(
@@ -28,29 +30,39 @@ class LearningLog:
         about: dict[str, Any],
         *,
         every: int,
+        total: int,
         board: Place,
         before: int,
-        done: int,
+        step: int,
     ):
+        self.step = step
         self._metrics, self._watchdog, self._about = metrics, watchdog, about
-        self._every, self._before = every, before
+        self._every, self._total, self._before = every, total, before
         self._board, self._local = None, contextlib.ExitStack()
         if processes.first():
             folder = self._local.enter_context(storage.local(board))
-            self._board = _board(str(folder), purge_step=before + done)
+            self._board = _board(str(folder), purge_step=before + step)
         self._losses: list[float] = []
 
-    def take(self, step: int, metrics: Any, last: bool) -> None:
-        """The metrics of a step; every so often a line, with the mean loss since the last one."""
+    def take(self, group: Sequence[Any]) -> None:
+        """The metrics of steps that were done together."""
+        if group:
+            self._watchdog.beat()
+        for metrics in group:
+            self._take(metrics)
+
+    def _take(self, metrics: Any) -> None:
+        """Of a step; every so often a line, with the mean loss since the last one."""
+        self.step += 1
         self._losses.append(float(metrics.loss))
-        self._watchdog.beat()
-        if step % self._every == 0 or last:
+        last = self.step == self._total
+        if self.step % self._every == 0 or last:
             line = {name: float(value) for name, value in metrics._asdict().items()}
             line["loss"] = float(np.mean(self._losses))
             self._losses = []
-            self._metrics.write(**self._about, step=step, **line)
+            self._metrics.write(**self._about, step=self.step, **line)
             for name, value in line.items() if self._board else ():
-                self._board.add_scalar(f"learning/{name}", value, self._before + step)
+                self._board.add_scalar(f"learning/{name}", value, self._before + self.step)
         if last and int(metrics.skipped):
             warnings.warn(
                 f"{self._about}: {int(metrics.skipped)} training steps changed nothing, for their "

@@ -107,13 +107,17 @@ def rows_here(mesh: Mesh, size: int) -> Int[np.ndarray, " r"]:
     return np.concatenate([np.arange(*span) for span in spans])
 
 
-def put_rows(mesh: Mesh, rows: Any, size: int) -> Any:
-    """A batch of `size` rows over the devices, of which each process brings its `rows_here`."""
+def put_batches(mesh: Mesh, batches: Any, size: int) -> Any:
+    """Batches of `size` rows, along a leading axis, each by rows over the devices.
+
+    Of each batch a process brings its `rows_here`.
+    """
+    place = NamedSharding(mesh, PartitionSpec(None, ROWS))
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(
-            by_rows(mesh), leaf, (size, *leaf.shape[1:])
+            place, leaf, (len(leaf), size, *leaf.shape[2:])
         ),
-        rows,
+        batches,
     )
 
 

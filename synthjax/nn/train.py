@@ -1,4 +1,4 @@
-"""Training: one jitted step on a mesh, in mixed precision, which never waits for the device.
+"""Training: jitted steps on a mesh, in mixed precision, which never wait for the device.
 
 Parameters, gradients and optimizer state are float32; what the model computes in is its own
 `dtype`. A step whose gradient's norm is not finite changes nothing and is counted.
@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from synthjax.nn.bind import Params
+from synthjax.protocol.training_set import Group
 
 B1 = 0.9  # of Adam
 
@@ -80,12 +82,17 @@ class Metrics(NamedTuple):
 class Trainer(NamedTuple):
     """`begin(params)` makes a State; `step(state, batch, fixed)` the next and the step's Metrics.
 
-    `step` is jitted and donates the state. Batches and state stay on the devices that they are on:
+    `several(state, batches, count, fixed)` takes the first `count` of batches which its arrays have
+    along a further, leading axis, one step after another, and gives the Metrics along such an axis;
+    what it computes does not depend on how steps are shared out among its calls, to the bit.
+
+    Both are jitted and donate the state. Batches and state stay on the devices that they are on:
     with a batch sharded by rows over a mesh, the gradient is that of the whole batch.
     """
 
     begin: Callable[[Params], State]
     step: Callable[..., tuple[State, Metrics]]
+    several: Callable[..., tuple[State, Metrics]]
 
 
 def rate(schedule: Schedule) -> optax.Schedule:
@@ -164,22 +171,46 @@ def trainer(loss: Loss, schedule: Schedule) -> Trainer:
         metrics = Metrics(total * share, norm, tokens, rate_now, skipped)
         return State(params, optimizer, state.step + 1, skipped, average), metrics
 
-    return Trainer(begin, jax.jit(step, donate_argnums=0))
+    def several(state: State, batches, count, fixed: Params | None = None):
+        room = len(jax.tree.leaves(batches)[0])
+
+        def at(i):
+            return jax.tree.map(lambda leaf: leaf[i], batches)
+
+        if room == 1:
+            state, metrics = step(state, at(0), fixed)
+            return state, jax.tree.map(lambda leaf: leaf[None], metrics)
+
+        def one(i, found):
+            state, metrics = found
+            state, of_step = step(state, at(i), fixed)
+            return state, jax.tree.map(lambda all, leaf: all.at[i].set(leaf), metrics, of_step)
+
+        shapes = jax.eval_shape(step, state, at(0), fixed)[1]
+        metrics = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), shapes)
+        # A loop whose length is not known when it is compiled is one program for every length.
+        return jax.lax.fori_loop(0, count, one, (state, metrics))
+
+    return Trainer(begin, *(jax.jit(call, donate_argnums=0) for call in (step, several)))
 
 
 def steps(
-    trainer: Trainer, state: State, batches: Iterable[Any], fixed: Params | None = None
-) -> Iterator[tuple[State, Metrics | None]]:
-    """After each batch the state, and the metrics of the step before, which is done by then.
+    trainer: Trainer, state: State, groups: Iterable[Group], fixed: Params | None = None
+) -> Iterator[tuple[State, list[Metrics]]]:
+    """After each group the state, and the metrics of the group before, which is done by then.
 
-    Once more at the end, with the last step's metrics. Two steps at most are under way: the device
-    never waits for the host, and a CPU of several devices, where many steps ahead can leave no
-    thread for one that others wait for, does not get stuck (seen with JAX 0.10).
+    Once more at the end, with the last group's metrics. Two groups at most are under way: the
+    device never waits for the host, and a CPU of several devices, where many steps ahead can leave
+    no thread for one that others wait for, does not get stuck (seen with JAX 0.10).
     """
-    metrics = None
-    for batch in batches:
-        before = metrics
-        state, metrics = trainer.step(state, batch, fixed)
-        jax.block_until_ready(before)
-        yield state, before
-    yield state, metrics
+
+    def each(metrics, count):
+        rows = zip(*(np.asarray(leaf)[:count] for leaf in metrics), strict=True)
+        return [Metrics(*row) for row in rows]
+
+    under_way = None
+    for group in groups:
+        state, metrics = trainer.several(state, group.batches, np.int32(group.count), fixed)
+        yield state, each(*under_way) if under_way else []
+        under_way = metrics, group.count
+    yield state, each(*under_way) if under_way else []

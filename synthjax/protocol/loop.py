@@ -33,7 +33,7 @@ from synthjax.io.log import Metrics, Progress
 from synthjax.io.stop import GracefulStop, Stopped
 from synthjax.io.storage import Place
 from synthjax.io.watchdog import Watchdog
-from synthjax.protocol.training_set import Rows, Source, TrainingSet
+from synthjax.protocol.training_set import Group, Rows, Source, TrainingSet, at_once, groups
 
 Params = Any  # a pytree of device arrays
 State = Any  # what training goes on from, another
@@ -80,8 +80,13 @@ class Task(Protocol):
     def batches(self, t: int, data: TrainingSet, first: int) -> Iterator[Rows]:
         """Training batches from number `first` on, on the host."""
 
-    def learn(self, t: int, state: State, batches: Iterator[Rows]) -> Iterator[tuple[State, Any]]:
-        """After each batch the state, and the metrics of the step before, as `nn.train.steps`."""
+    def learn(
+        self, t: int, state: State, groups: Iterator[Group]
+    ) -> Iterator[tuple[State, Sequence[Any]]]:
+        """After each group of batches the state, and its steps' metrics one group later.
+
+        As `nn.train.steps`: once more at the end.
+        """
 
     def abstract(self, t: int) -> State:
         """Shapes, dtypes and shardings of a state."""
@@ -296,18 +301,28 @@ class _Element:
                 self.watchdog,
                 {"element": name, "generation": t},
                 every=self.settings.log_steps,
+                total=total,
                 board=self.folder / "tb" / name,
                 before=sum(map(task.steps, range(t))),  # steps of earlier generations
-                done=done,
+                step=done,
             )
+            step, stop = done, False  # how many are begun, and whether they are the last
+
+            def sizes():
+                nonlocal step
+                while step < total and not stop:
+                    ends = (every - step % every for every in (at_once(), self.settings.save_steps))
+                    size = min(total - step, *ends)
+                    step += size
+                    yield size
+
             with log, Progress(f"training steps ({label})", total, done) as progress:
-                steps = task.learn(t, state, task.batches(t, data, done))
-                for step, (reached, metrics) in enumerate(steps, done + 1):
+                some = groups(task.batches(t, data, done), sizes())
+                for reached, metrics in task.learn(t, state, some):
                     state = reached
-                    if metrics is not None:
-                        log.take(step - 1, metrics, last=step > total)
-                        progress.advance(1)
-                    if step > total:
+                    log.take(metrics)
+                    progress.advance(len(metrics))
+                    if log.step == step:  # all that were begun are done
                         break
                     stop = self.stop.asked()
                     if step % self.settings.save_steps == 0 or step == total or stop:
@@ -316,8 +331,8 @@ class _Element:
                             checkpoints.delete(held.pop(0))
                         checkpoints.save(step, {"state": state, "generator": tag})
                         held.append(step)
-                    if stop and step < total:
-                        self._halt(f"{label}: {step} of {total} training steps done", checkpoints)
+            if step < total:
+                self._halt(f"{label}: {step} of {total} training steps done", checkpoints)
             self.watchdog.between(state)
         return state
 

@@ -5,9 +5,10 @@ alone, so that training goes on after an interruption with the very batch that w
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -117,6 +118,33 @@ def batches(
             batch = coming.result() if coming else make(step)
             coming = thread.submit(make, step + 1) if step != numbers[-1] else None
             yield batch
+
+
+class Group(NamedTuple):
+    """Batches for one program: along a leading axis of arrays, of which the first `count` count."""
+
+    batches: Rows
+    count: int
+
+
+def at_once() -> int:
+    """How many training steps a program takes at most.
+
+    Each time that it runs the system gives a CPU's program fresh memory, page by page; several
+    steps pay for that once.
+    """
+    return 4 if jax.default_backend() == "cpu" else 1
+
+
+def groups(batches: Iterator[Rows], sizes: Iterable[int]) -> Iterator[Group]:
+    """So many batches at a time as `sizes` says, none more than `at_once`, until either ends."""
+    room = at_once()
+    for size in sizes:
+        some = list(itertools.islice(batches, size))
+        if not some:
+            return
+        filled = some + some[-1:] * (room - len(some))
+        yield Group(jax.tree.map(lambda *rows: np.stack(rows), *filled), len(some))
 
 
 def shuffled(key, n: int) -> Int[np.ndarray, " n"]:

@@ -22,7 +22,7 @@ from synthjax.protocol.proxy import rates
 from synthjax.protocol.regime import REGIMES
 from synthjax.protocol.select import checked
 from synthjax.protocol.spec import SpecError
-from synthjax.protocol.training_set import Source, TrainingSet
+from synthjax.protocol.training_set import Group, Source, TrainingSet
 from synthjax.summarize import data, model
 from synthjax.summarize.measure import diversity, first_sentence, interval, words
 from synthjax.summarize.model import NONE, Language
@@ -240,11 +240,14 @@ class SummarizeTask:
         )
 
     def learn(
-        self, t: int, state: State, batches: Iterator[Batch]
-    ) -> Iterator[tuple[State, train.Metrics | None]]:
-        """Train; the metrics come a step late."""
+        self, t: int, state: State, groups: Iterator[Group]
+    ) -> Iterator[tuple[State, list[train.Metrics]]]:
+        """Train; the metrics come a group late."""
         fixed = self.base.params if self.spec.lora else None
-        there = (sharding.put_rows(self.mesh, batch, self.spec.batch) for batch in batches)
+        there = (
+            Group(sharding.put_batches(self.mesh, group.batches, self.spec.batch), group.count)
+            for group in groups
+        )
         return train.steps(self._trainer(t), state, there, fixed)
 
     def abstract(self, t: int) -> State:
@@ -270,7 +273,7 @@ class SummarizeTask:
 
     def _trainer(self, t: int) -> train.Trainer:
         found = model.trainer(self.language, self.spec.lora, self.spec.schedule(t))
-        return found._replace(step=sharding.on(self.mesh, found.step))
+        return found._replace(several=sharding.on(self.mesh, found.several))
 
     # Measure
 

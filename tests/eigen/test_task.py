@@ -1,6 +1,7 @@
 """The steps of the eigenvalue task, each against what it should be made of."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from synthjax.eigen.tokens import BOS, EOS, PAD
 from synthjax.io.watchdog import Watchdog
 from synthjax.nn import sharding
 from synthjax.protocol.keys import Stream, key
+from synthjax.protocol.training_set import groups
 
 MESH = sharding.mesh()
 
@@ -28,7 +30,7 @@ def generator():
     """A model that has seen enough to write answers in form, most of them wrong."""
     task = task_of(steps=150, n_real=2000, batch=32, learning_rate=0.01, width=16)
     begun, batches = task.begin(0, None), task.batches(0, task.pool(0, None, ()), 0)
-    state, _ = list(task.learn(0, begun, batches))[-1]
+    state, _ = list(task.learn(0, begun, groups(batches, itertools.repeat(4))))[-1]
     return task.params(state)
 
 

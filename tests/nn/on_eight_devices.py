@@ -3,6 +3,7 @@
 JAX_NUM_CPU_DEVICES=8 PYTHONPATH=.:tests python tests/nn/on_eight_devices.py DIR MESH...
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from summarize.tiny import written
 
 from synthjax.eigen.task import EigenTask
 from synthjax.nn import llama, seq2seq, sharding
+from synthjax.protocol.training_set import groups
 from synthjax.summarize import sweep
 from synthjax.summarize.task import SummarizeTask
 
@@ -56,10 +58,11 @@ def main(folder: Path, names: list[str]) -> None:
             here = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
             share = here / sum(leaf.size for leaf in leaves)
             batches = list(task.batches(0, task.pool(0, None, ()), 0))
-            first = sharding.put_rows(mesh, batches[0], 16)
+            first = sharding.put(batches[0], sharding.by_rows(mesh))
             gradient = sharding.on(mesh, jax.jit(jax.value_and_grad(loss.summed)))
             value, gradients = gradient(state.params, first, None)
-            states, metrics = zip(*task.learn(0, state, iter(batches)), strict=True)
+            some = groups(iter(batches), itertools.repeat(4))
+            states, metrics = zip(*task.learn(0, state, some), strict=True)
             if trained is None:
                 trained = jax.tree.map(np.asarray, task.params(states[-1]))
             params = sharding.put(trained, sharding.places(mesh, axes, trained))
@@ -69,7 +72,9 @@ def main(folder: Path, names: list[str]) -> None:
                 f"{of.__name__}/{name}/gradient": np.concatenate(
                     [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(gradients)]
                 ),
-                f"{of.__name__}/{name}/losses": [float(step.loss) for step in metrics[1:]],
+                f"{of.__name__}/{name}/losses": [
+                    float(step.loss) for steps in metrics for step in steps
+                ],
                 f"{of.__name__}/{name}/tokens": task.guess(1, params, 0)["tokens"],
             }
     np.savez(folder / "found.npz", **found)

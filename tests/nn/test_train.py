@@ -1,6 +1,7 @@
 """Training: a step against what it should be made of, and that a model learns at all."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from synthjax.nn import decode, seq2seq, train
 from synthjax.nn.seq2seq import Batch
 from synthjax.nn.train import Schedule
 from synthjax.protocol.keys import Stream, key
+from synthjax.protocol.training_set import Group, groups
 
 SMALL = seq2seq.Architecture(11, 7, 6, width=16, heads=2, encoder_layers=1, decoder_layers=1)
 PARAMS = jax.jit(seq2seq.build(SMALL).init)(jax.random.key(0))
@@ -35,10 +37,11 @@ def trainer_of(**changes):
     )
 
 
-def run(trainer, batches, place=lambda state: state, params=PARAMS):
-    begun = place(trainer.begin(params))
-    states, metrics = zip(*train.steps(trainer, begun, batches), strict=True)
-    return states[-1], metrics[1:]
+def run(trainer, batches, params=PARAMS, sizes=None):
+    """The last state and every step's metrics; `sizes`: how many steps are taken together, 4."""
+    some = groups(iter(batches), sizes or itertools.repeat(4))
+    found = list(train.steps(trainer, trainer.begin(params), some))
+    return found[-1][0], [step for _, some in found for step in some]
 
 
 def assert_close(a, b, **how):
@@ -144,8 +147,10 @@ def test_a_batch_over_several_devices_is_the_whole_batch():
     trainer = trainer_of(accumulate=2)
     batches = [batch_of(seed) for seed in range(3)]
     expected, metrics = run(trainer, batches)
-    spread = [jax.device_put(batch, rows) for batch in batches]
-    state, found = run(trainer, spread, lambda state: jax.device_put(state, everywhere))
+    state, found = jax.device_put(trainer.begin(PARAMS), everywhere), []
+    for batch in batches:
+        state, one = trainer.step(state, jax.device_put(batch, rows))
+        found.append(one)
     assert_close([m.loss for m in found], [m.loss for m in metrics], rtol=1e-5)
     assert_same_model(state.params, expected.params)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
@@ -192,10 +197,29 @@ def test_the_moving_average():
     assert_close(state.average, expected, atol=1e-6)
 
 
-def test_metrics_come_one_step_late():
+def test_several_steps_in_one_program_are_the_same_steps_to_the_bit():
+    """However they are shared out; and what `step` does alone, up to rounding."""
+    trainer, batches = trainer_of(average=0.5), [batch_of(seed) for seed in range(9)]
+    state, metrics = run(trainer, batches)
+    assert len(metrics) == 9 and int(state.step) == 9
+    for sizes in ([1] * 9, [2, 4, 1, 2]):
+        again, steps = run(trainer, batches, sizes=sizes)
+        jax.tree.map(np.testing.assert_array_equal, (again, steps), (state, metrics))
+    alone, losses = trainer.begin(PARAMS), []
+    for batch in batches:
+        alone, one = trainer.step(alone, batch)
+        losses.append(one.loss)
+    assert_close(losses, [step.loss for step in metrics], rtol=1e-5)
+    assert_same_model(alone.params, state.params)
+    assert_same_model(alone.average, state.average)
+
+
+def test_metrics_come_one_group_late():
     trainer = trainer_of()
-    seen = list(train.steps(trainer, trainer.begin(PARAMS), [batch_of(0), batch_of(1)]))
-    assert [metrics is None for _, metrics in seen] == [True, False, False]
+    some = groups(iter(map(batch_of, range(5))), itertools.repeat(2))
+    seen = list(train.steps(trainer, trainer.begin(PARAMS), some))
+    assert [len(metrics) for _, metrics in seen] == [0, 2, 2, 1]
+    assert seen[-1][1][0].tokens.shape == ()
 
 
 @pytest.mark.slow
@@ -225,20 +249,25 @@ def test_overfits_64_examples_to_exact_decoding():
     np.testing.assert_array_equal(found.tokens[:, 0], batch.target[:, 1:])
 
 
-def test_two_steps_at_most_are_under_way():
-    """When a step's state comes out, the step before has been waited for, and it itself has not."""
+def test_two_groups_at_most_are_under_way():
+    """When a group's state comes out, the one before is waited for, and it itself is not."""
 
     class Waited:
         def __init__(self, number):
             self.number = number
 
-        def block_until_ready(self):
+        def __array__(self, *_, **__):
             waited.append(self.number)
-            return self
+            return np.array([self.number])
 
     waited = []
-    trainer = train.Trainer(None, lambda state, batch, fixed: (state + 1, Waited(batch)))
-    for i, (state, before) in enumerate(train.steps(trainer, 0, range(5))):
+
+    def several(state, batches, count, fixed):
+        return state + 1, train.Metrics(*[Waited(batches)] * 5)
+
+    trainer = train.Trainer(None, None, several)
+    some = (Group(number, 1) for number in range(5))
+    for i, (state, before) in enumerate(train.steps(trainer, 0, some)):
         assert state == min(i + 1, 5)
-        assert waited == list(range(min(i, 4)))
-        assert (before is None) == (i == 0)
+        assert sorted({*waited}) == list(range(i))
+        assert [step.loss for step in before] == ([i - 1] if i else [])

@@ -24,6 +24,7 @@ from synthjax.protocol.training_set import TrainingSet
 
 STEPS, PARTS, B = 5, 3, 4
 SETTINGS = Settings(save_steps=2, log_steps=2)
+KEY = key(0, Stream.LEARN, 0, 0)
 
 
 class Killed(BaseException):
@@ -54,7 +55,7 @@ class Sums:
 
     def __init__(self, generations=2, regime="replace", keep=lambda t, x: x > 0, die=None):
         self.generations, self.regime, self.keep = generations, regime, keep
-        self.calls, self.die = [], die
+        self.calls, self.sizes, self.die = [], [], die
 
     def call(self, *what):
         self.calls.append(what)
@@ -99,13 +100,17 @@ class Sums:
             data, key(0, Stream.LEARN, 0, t), 3, range(first, STEPS), np.arange(3)
         )
 
-    def learn(self, t, state, batches):
-        before = None
-        for batch in batches:
-            self.call("learn", t)
-            state = {"w": jnp.sin(3 * state["w"] + batch.astype(np.float32).sum())}
+    def learn(self, t, state, groups):
+        before = []
+        for group in groups:
+            self.sizes.append(group.count)
+            found = []
+            for batch in group.batches[: group.count]:
+                self.call("learn", t)
+                state = {"w": jnp.sin(3 * state["w"] + batch.astype(np.float32).sum())}
+                found.append(Metrics((float(state["w"]),)))
             yield state, before
-            before = Metrics((float(state["w"]),))
+            before = found
         yield state, before
 
     def abstract(self, t):
@@ -176,6 +181,51 @@ def test_by_hand(tmp_path, whole):
     assert [record["w"] for record in records] == expected
     assert last == expected[-1]
     assert [record.get("kept") is None for record in records] == [True, False, False]
+
+
+class Longer(Sums):
+    """21 steps instead of 5."""
+
+    def steps(self, t):
+        return 21
+
+    def batches(self, t, data, first):
+        return training_set.batches(data, KEY, 3, range(first, 21), np.arange(3))
+
+
+def test_steps_of_a_program_end_where_one_is_saved(tmp_path):
+    """At multiples of 4 and of 6 and at the end of 21, from wherever training goes on."""
+    settings = Settings(save_steps=6, log_steps=3)
+    elements = [Element("e", Longer(generations=0), "first")]
+    list(loop.run(elements, tmp_path, settings))
+    assert elements[0].task.sizes == [4, 2, 2, 4, 4, 2, 2, 1]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "step" in line] == [3, 6, 9, 12, 15, 18, 21]
+
+
+def test_a_stop_loses_no_line_of_the_steps_that_were_done(tmp_path, monkeypatch):
+    """Asked for in step 6 of 21, of which 5 to 8 are under way: line 8 is there, and so is all."""
+    stops = []
+
+    class Stop(loop.GracefulStop):
+        def __init__(self):
+            super().__init__()
+            stops[:] = [self]
+
+    class Interrupted(Longer):
+        def call(self, *what):
+            super().call(*what)
+            stops[0].requested |= len(self.calls) == 7
+
+    monkeypatch.setattr(loop, "GracefulStop", Stop)
+    settings = Settings(save_steps=100, log_steps=2)
+    with pytest.raises(Stopped, match="8 of 21"):
+        list(loop.run([Element("e", Interrupted(generations=0), "first")], tmp_path, settings))
+    again = Longer(generations=0)
+    list(loop.run([Element("e", again, "first")], tmp_path, settings))
+    assert again.sizes == [4, 4, 4, 1]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "step" in line] == [*range(2, 21, 2), 21]
 
 
 @pytest.mark.slow

@@ -114,3 +114,14 @@ def test_a_row_that_cannot_be_made_is_an_error():
     begun = training_set.batches(TrainingSet((A,)), KEY, 2, range(10), np.arange(2))
     assert len(list(itertools.islice(begun, 2))) == 2
     begun.close()  # its thread ends with it
+
+
+def test_groups_are_of_one_shape_and_hold_every_batch_once():
+    data, room = TrainingSet((A, B)), training_set.at_once()
+    whole = list(training_set.batches(data, KEY, 2, range(11), np.arange(2)))
+    for sizes in ([room] * 9, [1] * 11, [*range(1, room + 1)] * 5):
+        found = list(training_set.groups(iter(whole), sizes))
+        assert {group.batches["pair"].shape for group in found} == {(room, 2, 2)}
+        batches = [group.batches["x"][i] for group in found for i in range(group.count)]
+        np.testing.assert_array_equal(batches, [batch["x"] for batch in whole])
+    assert [group.count for group in training_set.groups(iter(whole), [1, 2])] == [1, 2]

@@ -1,5 +1,6 @@
 """Runs of the summarization task: what they leave, and that every step does what it says."""
 
+import itertools
 import json
 import multiprocessing
 from unittest import mock
@@ -18,6 +19,7 @@ from synthjax.nn import sharding
 from synthjax.nn.sharding import LEFT
 from synthjax.plot import summarize as plot
 from synthjax.protocol.spec import SpecError, fields_of
+from synthjax.protocol.training_set import groups
 from synthjax.summarize import hf, sweep
 from synthjax.summarize.pairs import DataError
 from synthjax.summarize.task import SummarizeTask
@@ -127,9 +129,10 @@ def test_parameters_split_over_devices(file, split):
             lambda leaf: leaf.sharding, task.abstract(0)
         )
         batches = task.batches(0, task.pool(0, None, ()), 0)
-        states, metrics = zip(*task.learn(0, begun, batches), strict=True)
+        some = groups(batches, itertools.repeat(4))
+        states, metrics = zip(*task.learn(0, begun, some), strict=True)
         guesses = task.guess(1, task.params(states[-1]), 0)
-        seen[count] = [float(step.loss) for step in metrics[1:]], guesses["tokens"]
+        seen[count] = [float(step.loss) for steps in metrics for step in steps], guesses["tokens"]
     np.testing.assert_allclose(seen[2][0], seen[1][0], rtol=1e-5)
     np.testing.assert_array_equal(seen[2][1], seen[1][1])
 
@@ -177,7 +180,8 @@ def test_a_directory_as_the_generator_with_adapters_and_as_verifier(whole, file)
     task, base = task_of(file, learns="lora", rank=2, **read, **own)
     before = jax.tree.map(np.array, base.params)
     batches = task.batches(0, task.pool(0, None, ()), 0)
-    state, _ = list(task.learn(0, task.begin(0, None), batches))[-1]
+    some = groups(batches, itertools.repeat(4))
+    state, _ = list(task.learn(0, task.begin(0, None), some))[-1]
     merged = task.params(state)
     assert jax.tree.all(jax.tree.map(np.array_equal, before, base.params))
     assert not jax.tree.all(jax.tree.map(np.array_equal, before, merged))
