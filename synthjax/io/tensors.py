@@ -52,14 +52,28 @@ def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check_plain(path: Path) -> int:
-    """The bytes of a file that is there and is no link, folder or pipe; or ModelError."""
+    """The bytes of a file that is there and is no link, folder or pipe; or ModelError.
+
+    A link inside one download of Hugging Face's cache is taken for what it leads to.
+    """
     try:
         status = path.lstat()
+        if stat.S_ISLNK(status.st_mode) and _cached(path):
+            status = path.stat()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{path}: is not a plain file")
     return status.st_size
+
+
+def _cached(link: Path) -> bool:
+    """Whether it leads from models--NAME/snapshots/REVISION to a file of models--NAME/blobs."""
+    for revision in Path(os.path.realpath(link.parent), link.name).parents:
+        download = revision.parent.parent
+        if revision.parent.name == "snapshots" and download.name.startswith("models--"):
+            return Path(os.path.realpath(link)).parent == download / "blobs"
+    return False
 
 
 def json_object(path: Path, most: int = CONFIG_BYTES) -> dict[str, Any]:

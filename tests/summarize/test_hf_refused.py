@@ -6,8 +6,10 @@ import pickle
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import tokenizers
 import transformers
 
 from synthjax.io import shards
@@ -138,6 +140,56 @@ def test_no_link_is_followed(folder, name):
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(folder.parent / "outside")
     assert f"{folder / name}: is not a plain file" in refusal(folder)
+
+
+@pytest.fixture
+def cached(folder):
+    """The directory as Hugging Face's cache holds it: links to files named by their digest."""
+    known = {word: i for i, word in enumerate(["?", *dict.fromkeys(TEXT.split())])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, "?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    download = folder.parent / "models--any--one"
+    snapshot = download / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (download / "blobs").mkdir()
+    for i, file in enumerate(sorted(folder.iterdir())):
+        shutil.copy(file, download / "blobs" / f"{i:064x}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{i:064x}")
+    return snapshot
+
+
+def test_a_snapshot_of_the_cache_is_the_directory(folder, cached):
+    """By any way to it."""
+    (folder.parent / "mine").symlink_to(cached)
+    expected = hf.load(folder)
+    for place in (cached, folder.parent / "mine"):
+        found = hf.load(place)
+        assert found.tokenizer.encode(TEXT) == expected.tokenizer.encode(TEXT)
+        jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["out", "on", "snapshot", "fifo", "blobs"])
+def test_no_link_is_followed_out_of_a_download(folder, cached, name, how):
+    """Nor one from blob to blob outside, nor to a pipe, nor where the blobs lie elsewhere."""
+    link, blobs = cached / name, cached.parents[1] / "blobs"
+    if how == "out":
+        link.unlink()
+        link.symlink_to(folder / name)
+    elif how == "snapshot":
+        shutil.copy(folder / name, cached / "other")
+        link.unlink()
+        link.symlink_to("other")
+    elif how == "blobs":
+        blobs.rename(folder.parent / "elsewhere")
+        blobs.symlink_to(folder.parent / "elsewhere")
+    else:
+        blob = link.resolve()
+        blob.unlink()
+        blob.symlink_to(folder / name) if how == "on" else os.mkfifo(blob)
+    said = refusal(cached)
+    assert "is not a plain file" in said and (name in said or how == "blobs")
 
 
 @pytest.mark.parametrize("folder_too", [False, True])
