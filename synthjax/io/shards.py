@@ -1,7 +1,7 @@
 """Folders of models in Hugging Face's layout: config.json and safetensors, in one file or shards.
 
-Nothing in such a folder is ever executed, and nothing outside of it is read: no pickle, no link, no
-path in an index that leads elsewhere.
+Nothing in such a folder is ever executed, and nothing outside of it is read: no pickle, no
+path in an index that leads elsewhere, no link but those inside a download of Hugging Face's cache.
 """
 
 import json

@@ -83,8 +83,9 @@ class Trainer(NamedTuple):
     """`begin(params)` makes a State; `step(state, batch, fixed)` the next and the step's Metrics.
 
     `several(state, batches, count, fixed)` takes the first `count` of batches which its arrays have
-    along a further, leading axis, one step after another, and gives the Metrics along such an axis;
-    what it computes does not depend on how steps are shared out among its calls, to the bit.
+    along a further, leading axis, one step after another, and gives the Metrics along such an axis.
+    Given the length of that axis, what it computes does not depend, to the bit, on how steps are
+    shared out among its calls.
 
     Both are jitted and donate the state. Batches and state stay on the devices that they are on:
     with a batch sharded by rows over a mesh, the gradient is that of the whole batch.
@@ -205,7 +206,7 @@ def steps(
     """
 
     def each(metrics, count):
-        rows = zip(*(np.asarray(leaf)[:count] for leaf in metrics), strict=True)
+        rows = zip(*(leaf[:count] for leaf in jax.device_get(metrics)), strict=True)
         return [Metrics(*row) for row in rows]
 
     under_way = None

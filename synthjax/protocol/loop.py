@@ -321,11 +321,15 @@ class _Element:
                 for reached, metrics in task.learn(t, state, some):
                     state = reached
                     log.take(metrics)
-                    progress.advance(len(metrics))
+                    if metrics:
+                        progress.advance(len(metrics))
                     if log.step == step:  # all that were begun are done
                         break
                     stop = self.stop.asked()
                     if step % self.settings.save_steps == 0 or step == total or stop:
+                        jax.block_until_ready(
+                            state
+                        )  # or the watchdog takes it for a part of saving
                         self.watchdog.saving(state)
                         while len(held) > 1:  # the one before stays until this one is sealed
                             checkpoints.delete(held.pop(0))

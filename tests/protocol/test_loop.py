@@ -193,17 +193,48 @@ class Longer(Sums):
         return training_set.batches(data, KEY, 3, range(first, 21), np.arange(3))
 
 
-def test_steps_of_a_program_end_where_one_is_saved(tmp_path):
-    """At multiples of 4 and of 6 and at the end of 21, from wherever training goes on."""
+@pytest.fixture
+def four(monkeypatch):
+    """Four steps in a program, also where there is an accelerator."""
+    for module in (loop, training_set):
+        monkeypatch.setattr(module, "at_once", lambda: 4)
+
+
+def logged(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if "step" in line]
+
+
+@pytest.mark.parametrize(
+    "save, sizes",
+    [
+        (6, [4, 2, 2, 4, 4, 2, 2, 1]),
+        (1, [1] * 21),
+        (3, [3, 1, 2, 2, 1, 3, 3, 1, 2, 2, 1]),
+        (100, [4] * 5 + [1]),
+    ],
+)
+def test_steps_of_a_program_end_where_one_is_saved(tmp_path, four, save, sizes):
+    """At multiples of 4 and of what `save_steps` says, and at the end of 21."""
+    settings = Settings(save_steps=save, log_steps=3)
+    task = Longer(generations=0)
+    list(loop.run([Element("e", task, "first")], tmp_path, settings))
+    assert task.sizes == sizes
+    assert logged(tmp_path) == [3, 6, 9, 12, 15, 18, 21]
+
+
+def test_steps_of_a_program_go_on_from_where_one_was_saved(tmp_path, four):
+    """From the 6th; the program that was killed had done 8."""
     settings = Settings(save_steps=6, log_steps=3)
-    elements = [Element("e", Longer(generations=0), "first")]
-    list(loop.run(elements, tmp_path, settings))
-    assert elements[0].task.sizes == [4, 2, 2, 4, 4, 2, 2, 1]
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "step" in line] == [3, 6, 9, 12, 15, 18, 21]
+    with pytest.raises(Killed):
+        list(loop.run([Element("e", Longer(0, die=10), "first")], tmp_path, settings))
+    task = Longer(generations=0)
+    list(loop.run([Element("e", task, "first")], tmp_path, settings))
+    assert task.sizes == [2, 4, 4, 2, 2, 1]
+    assert logged(tmp_path) == [3, 6, 9, 12, 15, 18, 21]
 
 
-def test_a_stop_loses_no_line_of_the_steps_that_were_done(tmp_path, monkeypatch):
+def test_a_stop_loses_no_line_of_the_steps_that_were_done(tmp_path, monkeypatch, four):
     """Asked for in step 6 of 21, of which 5 to 8 are under way: line 8 is there, and so is all."""
     stops = []
 
@@ -224,8 +255,7 @@ def test_a_stop_loses_no_line_of_the_steps_that_were_done(tmp_path, monkeypatch)
     again = Longer(generations=0)
     list(loop.run([Element("e", again, "first")], tmp_path, settings))
     assert again.sizes == [4, 4, 4, 1]
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "step" in line] == [*range(2, 21, 2), 21]
+    assert logged(tmp_path) == [*range(2, 21, 2), 21]
 
 
 @pytest.mark.slow
@@ -296,7 +326,7 @@ class StopAfter(Sums):
 
 @pytest.mark.parametrize("n", [1, 3, 6, 7, 9, 11, 12, 15, 18, 28])
 def test_stopped_in_any_phase(tmp_path, whole, monkeypatch, n):
-    """It ends after the call that is under way, and not one call is made twice."""
+    """It ends after the steps or the call under way, and not one call is made twice."""
     stops = []
 
     class Stop(loop.GracefulStop):
