@@ -327,9 +327,7 @@ class _Element:
                         break
                     stop = self.stop.asked()
                     if step % self.settings.save_steps == 0 or step == total or stop:
-                        jax.block_until_ready(
-                            state
-                        )  # or the watchdog takes it for a part of saving
+                        jax.block_until_ready(state)  # which is no part of saving
                         self.watchdog.saving(state)
                         while len(held) > 1:  # the one before stays until this one is sealed
                             checkpoints.delete(held.pop(0))
