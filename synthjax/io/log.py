@@ -82,7 +82,8 @@ class Progress:
         words = f"{self.done}/{self.total} {self.unit}"
         if rate > 0:
             left = (self.total - self.done) / rate
-            words += f", {rate:.3g}/s, {_clock(left)} left"
+            slow = " (compilation included)" if start == self._start else ""
+            words += f", {rate:.3g}/s, {_clock(left)} left{slow}"
         return words
 
     def advance(self, count: int) -> None:

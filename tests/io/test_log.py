@@ -91,7 +91,7 @@ def test_rate_and_time_left(clock):
     assert progress.text() == "0/1000 trajectories"
     clock.seconds += 8
     progress.advance(16)
-    assert progress.text() == "16/1000 trajectories, 2/s, 8:12 left"
+    assert progress.text() == "16/1000 trajectories, 2/s, 8:12 left (compilation included)"
     clock.seconds += 8
     progress.advance(968)  # the first step, which had to be compiled, counts no more
     assert progress.text() == "984/1000 trajectories, 121/s, 0:00 left"
@@ -102,7 +102,7 @@ def test_what_was_there_does_not_count_towards_the_rate(clock):
     assert progress.text() == "90/100 chunks"
     clock.seconds += 10
     progress.advance(5)
-    assert progress.text() == "95/100 chunks, 0.5/s, 0:10 left"
+    assert progress.text() == "95/100 chunks, 0.5/s, 0:10 left (compilation included)"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_time_left_in_words(clock, left, said):
     progress = Progress("steps", total=2)
     clock.seconds += left
     progress.advance(1)
-    assert progress.text().endswith(f"/s, {said} left")
+    assert f"/s, {said} left" in progress.text()
 
 
 def test_lines_every_ten_seconds_where_there_is_no_terminal(clock, capsys):
