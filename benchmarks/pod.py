@@ -1,19 +1,20 @@
 """What the shipped presets cost on TPU slices, and what a chip does as a slice grows: without TPUs.
 
     make .venv-tpu/.synthjax-installed
-    .venv-tpu/bin/python -m benchmarks.pod
+    .venv-tpu/bin/python -m benchmarks.pod [--part=mixture|eigen|summarize|weak_scaling]
 
 Compiles with libtpu for slices that nobody here has, as `launch.plan` does (docs/plan.md says what
-the numbers are worth), writes benchmarks/results/pod_presets.jsonl and pod_weak_scaling.jsonl and
-prints the tables of docs/plan.md. Weak scaling: each chip has as much to do on 4096 as on 8, rows
-of a batch or trajectories, and what it computes, reads and is sent should stay the same.
+the numbers are worth), writes benchmarks/results/pod_PART.jsonl and prints the tables of
+docs/plan.md. Weak scaling: each chip has as much to do on 4096 as on 8, rows of a batch or
+trajectories, and what it computes, reads and is sent should stay the same. All of it takes an hour
+and more, the parts 20, 12, 20 and 18 minutes.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from absl import app
+from absl import app, flags
 from rich.console import Console
 
 from benchmarks.common import Results
@@ -22,6 +23,9 @@ from synthjax.plan import topology
 from synthjax.plan.report import planned
 
 TASKS = {"mixture": mixture, "eigen": eigen, "summarize": summarize}
+WEAK_SCALING = "weak_scaling"
+_PART = flags.DEFINE_enum("part", None, [*TASKS, WEAK_SCALING], "Only this part.")
+
 MADE_FOR = {  # presets that are for a slice of their own
     "mixture:million": ("v5e:16x16",),
     "eigen:paper": ("v5e:4x4",),
@@ -60,8 +64,17 @@ WEAK: dict[str, Callable[[int], Any]] = {
 def main(argv: list[str]) -> None:
     topology.devices(SLICES[0])  # first of all: here JAX is told to look for no TPU
     console = Console(width=120)
-    results, own, others = Results("pod_presets"), [], []
-    for name, spec in presets():
+    for part in [_PART.value] if _PART.value else [*TASKS, WEAK_SCALING]:
+        results = Results(f"pod_{part}")
+        if part == WEAK_SCALING:
+            weak_scaling(results, console)
+        else:
+            compile_presets(part, results, console)
+
+
+def compile_presets(task: str, results: Results, console: Console) -> None:
+    own, others = [], []
+    for name, spec in presets(task):
         for where in MADE_FOR.get(name, [SMALLEST]):
             lines = [
                 {"preset": name, "topology": where, **line}
@@ -75,7 +88,10 @@ def main(argv: list[str]) -> None:
                 others.append(lines)
     table(own, ("preset", "topology", "mesh", "program"), PLAN)
     table([together(lines) for lines in others], ("preset", "topology", "programs"), SMALL)
-    results, found = Results("pod_weak_scaling"), []
+
+
+def weak_scaling(results: Results, console: Console) -> None:
+    found = []
     for name, spec_of in WEAK.items():
         for where in SLICES:
             spec = spec_of(len(topology.devices(where)))
@@ -100,14 +116,13 @@ SMALL = {name: PLAN[name] for name in ("memory", "FLOP a chip", "compiled in")}
 SCALING = {name: PLAN[name] for name in list(PLAN)[1:5]}
 
 
-def presets() -> Iterator[tuple[str, Any]]:
-    """Every variant of configs/, each of its parts by itself, and its name."""
-    for task, configs in TASKS.items():
-        for variant, make in configs.VARIANTS.items():
-            spec = make()
-            parts = spec if isinstance(spec, dict) else {"": spec}
-            for part, one in parts.items():
-                yield f"{task}:{variant}{part and f'/{part}'}", one
+def presets(task: str) -> Iterator[tuple[str, Any]]:
+    """Every variant of a task's configs, each of its parts by itself, and its name."""
+    for variant, make in TASKS[task].VARIANTS.items():
+        spec = make()
+        parts = spec if isinstance(spec, dict) else {"": spec}
+        for part, one in parts.items():
+            yield f"{task}:{variant}{part and f'/{part}'}", one
 
 
 def together(lines: Sequence[dict]) -> dict:
