@@ -5,8 +5,8 @@ python -m launch.eigen --config=configs/eigen.py:VARIANT --workdir=runs/VARIANT
 Runtimes are those of two CPU cores, compilation included; accuracies are greedy, within 2 %.
 
 - demo: 2 × 2 matrices in digits, a generator of 20,000 real ones, two generations of the best of 8
-  guesses by four verifiers. 7 minutes. Expect 0.46 before, and after two generations 0.36 (none),
-  0.55 (oracle), 0.57 (residual), 0.41 (self), within 0.02.
+  guesses by four verifiers. 7 to 10 minutes. Expect 0.46 before, and after two generations 0.36
+  (none), 0.55 (oracle), 0.58 (residual), 0.41 (self), within 0.02.
 - paper_small: accuracy against p* of a noisy verifier, 4 guesses each. 6 minutes. Expect a
   crossing of the generator's 0.46 near p* = 0.84; 0.59 at p* = 1, 0.40 at p* = 1/2.
 - warmup_small: the generator alone, k beams. 1 minute. Expect at 1 % greedy 0.21, an oracle of 50
