@@ -55,6 +55,8 @@ _TOKENIZER = (
     "chat_template.jinja",
     "generation_config.json",
 )
+_SYMBOLS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # without one there is none
+_READ = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # what tokenizers read whole
 _TEMPLATES = "additional_chat_templates"
 
 
@@ -306,25 +308,30 @@ def config_of(architecture: Architecture, eos: tuple[int, ...], bos: int | None)
 def load_tokenizer(folder: Path, vocabulary: int) -> Any:
     """The tokenizer of a directory, None where there is none.
 
-    Raises ModelError where a file of it is broken, wants code of its own, or has more symbols than
-    the model.
+    Raises ModelError where a file of it is broken, leads elsewhere, wants code of its own, or has
+    more symbols than the model.
     """
-    there = [name for name in _TOKENIZER if os.path.lexists(folder / name)]
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & {*there}:
+    if not any(os.path.lexists(folder / name) for name in _SYMBOLS):
         return None
-    if os.path.lexists(folder / _TEMPLATES):
-        if (folder / _TEMPLATES).is_symlink() or not (folder / _TEMPLATES).is_dir():
-            raise ModelError(f"{folder / _TEMPLATES}: is not a plain folder")
-        there += [f"{_TEMPLATES}/{file.name}" for file in (folder / _TEMPLATES).iterdir()]
-    for name in there:
-        if (size := check_plain(folder / name)) > TOKENIZER_BYTES:
-            raise ModelError(f"{folder / name}: has {size} bytes, over {TOKENIZER_BYTES}")
-    if "tokenizer_config.json" in there:
-        about = json_object(folder / "tokenizer_config.json", 8 * CONFIG_BYTES)
+    # Which files are opened is for the tokenizer's class to say, and a file can name another class.
+    inside = [folder, folder / _TEMPLATES] if os.path.lexists(folder / _TEMPLATES) else [folder]
+    for place in inside:
+        if (place.is_symlink() and place != folder) or not place.is_dir():
+            raise ModelError(f"{place}: is not a plain folder")
+        for path in place.iterdir():
+            if path.is_symlink() or not path.is_dir():
+                size = check_plain(path)
+                if path.suffix in _READ and size > TOKENIZER_BYTES:
+                    raise ModelError(f"{path}: has {size} bytes, over {TOKENIZER_BYTES}")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if not (folder / name).exists():
+            continue
+        about = json_object(folder / name, 8 * CONFIG_BYTES)
         if "auto_map" in about:
-            raise ModelError(
-                f"{folder}/tokenizer_config.json: has auto_map, code of its own, which is never run"
-            )
+            raise ModelError(f"{folder / name}: has auto_map, code of its own, which is never run")
+        for key, value in about.items():  # which transformers opens wherever it is
+            if value and (key.endswith(("_file", "_files")) or key == "init_inputs"):
+                raise ModelError(f"{folder / name}: has {key}, files of its own, which is refused")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(folder.absolute()), local_files_only=True, trust_remote_code=False

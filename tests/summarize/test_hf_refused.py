@@ -37,6 +37,14 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
+def with_tokenizer(folder):
+    """One of few words, for the golden models have only 96 symbols."""
+    known = {word: i for i, word in enumerate(["?", *dict.fromkeys(TEXT.split())])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, "?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+
+
 def refusal(folder):
     with pytest.raises(ModelError) as error:
         hf.load(folder)
@@ -145,10 +153,7 @@ def test_no_link_is_followed(folder, name):
 @pytest.fixture
 def cached(folder):
     """The directory as Hugging Face's cache holds it: links to files named by their digest."""
-    known = {word: i for i, word in enumerate(["?", *dict.fromkeys(TEXT.split())])}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, "?"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    with_tokenizer(folder)
     download = folder.parent / "models--any--one"
     snapshot = download / "snapshots" / "c0ffee"
     snapshot.mkdir(parents=True)
@@ -190,6 +195,34 @@ def test_no_link_is_followed_out_of_a_download(folder, cached, name, how):
         blob.symlink_to(folder / name) if how == "on" else os.mkfifo(blob)
     said = refusal(cached)
     assert "is not a plain file" in said and (name in said or how == "blobs")
+
+
+@pytest.mark.parametrize("how", ["link", "name", "map", "class", "positional"])
+def test_a_tokenizer_reads_nothing_outside(folder, how):
+    """Whatever its class would open: the file of a version, or one that a config names."""
+    with_tokenizer(folder)
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    secret = shutil.copy(folder / "tokenizer.json", outside / "tokenizer.4.0.json")
+    (outside / "vocab.txt").write_text("secret\n")
+    about, special = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
+    if how == "link":
+        (folder / "tokenizer.4.0.json").symlink_to(secret)
+        said = f"{folder / 'tokenizer.4.0.json'}: is not a plain file"
+    elif how == "class":
+        change(folder, about.name, tokenizer_class="BertTokenizer")
+        (folder / "vocab.txt").symlink_to(outside / "vocab.txt")
+        said = f"{folder / 'vocab.txt'}: is not a plain file"
+    elif how == "name":
+        change(folder, about.name, fast_tokenizer_files=["../outside/tokenizer.4.0.json"])
+        said = f"{about}: has fast_tokenizer_files, files of its own"
+    elif how == "map":
+        special.write_text(json.dumps({"tokenizer_file": str(secret)}))
+        said = f"{special}: has tokenizer_file, files of its own"
+    else:
+        change(folder, about.name, init_inputs=[str(secret)])
+        said = f"{about}: has init_inputs, files of its own"
+    assert said in refusal(folder)
 
 
 @pytest.mark.parametrize("folder_too", [False, True])
