@@ -87,15 +87,15 @@ def run(spec: Spec, workdir: str | os.PathLike | None = None) -> xr.Dataset:
         records[element.name] = found
         samples = place.path / "samples" / f"{element.name}.jsonl"
         processes.agreed(functools.partial(_write_samples, samples, element.task, found))
-        for name, params, record in (
-            (element.first, first, found[0]),
-            (element.name, last, found[-1]),
+        for name, params, records_of in (
+            (element.first, first, found[:1]),
+            (element.name, last, found),
         ):
             folder = place.path / "models" / name
             config = folder / tensors.CONFIG  # written last
             there = processes.agreed(functools.partial(storage.exists, config))
             if name == element.name or not there:
-                _export(folder, element.task, params, record, bases)
+                _export(folder, element.task, params, records_of, bases)
     results = dataset.to_dataset(spec, [records[name] for name in names])
     write_together(results, place.path / "results.nc")
     return results
@@ -255,23 +255,24 @@ def _scratch(point: Spec, mesh: Mesh, corpus: Corpus) -> hf.LM:
     return hf.LM(language, params, mesh, config, tokenizer)
 
 
-def _export(folder: Place, task: SummarizeTask, params: Params, record: Record, bases) -> None:
-    """A Hugging Face directory with a model card."""
+def _export(folder: Place, task: SummarizeTask, params: Params, records, bases) -> None:
+    """A Hugging Face directory with a model card, of the last of the generations in `records`."""
     lm = bases[_key_of(task.spec)]
     params = jax.tree.map(gathered, params)
     saved = hf.LM(task.language, params, task.mesh, lm.config, lm.tokenizer)
 
     def write_it():
         with storage.local(folder, last=tensors.CONFIG) as here:
-            storage.write(here / "README.md", _card(folder.name, task, record))
+            storage.write(here / "README.md", _card(folder.name, task, records))
             hf.save(saved, here)  # its config comes last: with it all is there
 
     processes.agreed(write_it)
 
 
-def _card(name: str, task: SummarizeTask, record: Record) -> str:
+def _card(name: str, task: SummarizeTask, records: Sequence[Record]) -> str:
     """A model card: what the model is, how it came about, and what was measured of it."""
-    spec = task.spec
+    spec, record = task.spec, records[-1]
+    own = any(int(of["status"]) != loop.NOTHING_KEPT for of in records[1:])
     rouge = ", ".join(f"{m} {v:.4f}" for m, v in zip(METRICS, record["rouge"], strict=True))
     settings = "\n".join(
         f"- `{field}`: `{getattr(spec, field)}`"
@@ -281,7 +282,7 @@ def _card(name: str, task: SummarizeTask, record: Record) -> str:
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [summarization, "
         "synthetic-data, synthjax]\n---\n\n"
         f"# {name}\n\nA language model that summarizes articles, trained by synthjax on "
-        f"{'real summaries' if name.startswith('first') else 'its own selected summaries'} "
+        f"{'its own selected summaries' if own else 'real summaries'} "
         f"(arXiv 2406.07515). It continues `<bos>ARTICLE{tokens.SEPARATOR!r}` with a summary, for "
         "research into self-training; nothing else is claimed of it.\n\n"
         f"Measured on {len(task.test)} test articles, greedily: {rouge}; perplexity of the "

@@ -18,6 +18,7 @@ from synthjax.io.workdir import WorkdirError
 from synthjax.nn import sharding
 from synthjax.nn.sharding import LEFT
 from synthjax.plot import summarize as plot
+from synthjax.protocol import loop
 from synthjax.protocol.spec import SpecError, fields_of
 from synthjax.protocol.training_set import groups
 from synthjax.summarize import hf, sweep
@@ -156,6 +157,21 @@ def test_a_verifier_of_ones_own(file):
         guesses = task.guess(1, base.params, 0)
         texts = [[task.format.read(row[row >= 0]) for row in rows] for rows in guesses["tokens"]]
         np.testing.assert_array_equal(guesses["score"], [[-len(t) for t in row] for row in texts])
+
+
+@pytest.mark.parametrize(
+    "statuses, says",
+    [
+        ([0], "real summaries"),
+        ([0, loop.NOTHING_KEPT], "real summaries"),
+        ([0, 0, loop.NOTHING_KEPT], "its own selected summaries"),
+    ],
+)
+def test_a_card_says_what_a_model_learned_from(file, statuses, says):
+    """Whatever its folder is called; where no generation kept anything, real ones."""
+    record = {"rouge": np.full(3, 0.25), "perplexity": np.asarray(9.0)}
+    records = [record | {"status": np.asarray(status)} for status in statuses]
+    assert f"trained by synthjax on {says} " in sweep._card("run", task_of(file)[0], records)
 
 
 @pytest.mark.parametrize(
