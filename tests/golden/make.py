@@ -1,10 +1,11 @@
 """Makes the tiny checkpoints beside it, and what PyTorch's transformers compute with them.
 
-    python tests/golden/make.py [--check=DIR]
+    python tests/golden/make.py [--check=DIR,DIR]
 
 Needs torch, which tests do not. Queries and keys are scaled by 6: with random weights attention is
-nearly uniform otherwise, and a wrong rotary angle would hide. With --check: load a directory that
-synthjax wrote, by transformers, and compare with the checkpoint it came from.
+nearly uniform otherwise, and a wrong rotary angle would hide. With --check: load directories that
+synthjax wrote, by transformers, and compare logits and tokens with synthjax's own; and every tensor
+and all that the config says with the checkpoint of that name beside this script, if there is one.
 """
 
 import json
@@ -96,21 +97,44 @@ def computed(model) -> dict[str, np.ndarray]:
     }
 
 
-def check(folder: str) -> None:
-    config = transformers.AutoConfig.from_pretrained(folder)
-    kind = Path(folder).name
-    theirs = KINDS[kind][0].from_pretrained(folder, attn_implementation="eager").eval()
-    ours = model_of(kind)
-    assert config.to_dict().keys() == ours.config.to_dict().keys()
-    for name, parameter in ours.state_dict().items():
-        assert torch.equal(parameter, theirs.state_dict()[name]), name
-    print(f"{folder}: transformers loads it, and every tensor is the same")
+def check(folder: Path) -> None:
+    from synthjax.summarize import hf
+
+    def loaded(folder, dtype):
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager"
+        ).eval()
+
+    ours, theirs = hf.load(folder), loaded(folder, torch.float32)
+    tokens = np.random.default_rng(0).integers(3, theirs.config.vocab_size, (3, 24))
+    with torch.no_grad():
+        logits = theirs(torch.asarray(tokens)).logits.numpy()
+    apart = np.abs(ours.logits(tokens, np.ones_like(tokens)) - logits).max()
+    assert apart < 1e-4, apart
+    if ours.tokenizer is not None:
+        text = "A text, naïve.\nTL;DR:"
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.encode(text) == ours.tokenizer.encode(text)
+    size = np.abs(logits).max()
+    print(f"{folder}: transformers loads it; logits of size {size:.3g}, {apart:.1e} apart")
+    if not (HERE / folder.name).is_dir():
+        return
+    before, after = loaded(HERE / folder.name, "auto"), loaded(folder, "auto")
+    told, tells = (model.config.to_dict() for model in (before, after))
+    for config in (told, tells):
+        config.pop("_name_or_path")
+    assert told == tells, {k: (told.get(k), v) for k, v in tells.items() if told.get(k) != v}
+    found = after.state_dict()
+    assert found.keys() == before.state_dict().keys()
+    for name, parameter in before.state_dict().items():
+        assert parameter.dtype == found[name].dtype and torch.equal(parameter, found[name]), name
+    print(f"{folder}: every tensor and the config are those of {HERE / folder.name}")
 
 
 def main() -> None:
     if len(sys.argv) > 1:
         for folder in sys.argv[1].removeprefix("--check=").split(","):
-            check(folder)
+            check(Path(folder))
         return
     for kind in KINDS:
         model = model_of(kind)
