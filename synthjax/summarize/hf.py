@@ -10,6 +10,7 @@ Llama 2 and 3, SmolLM2, Qwen2 and 2.5, Mistral. Nothing in a directory is execut
 """
 
 import dataclasses
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -332,6 +333,15 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
         for key, value in about.items():  # which transformers opens wherever it is
             if value and (key.endswith(("_file", "_files")) or key == "init_inputs"):
                 raise ModelError(f"{folder / name}: has {key}, files of its own, which is refused")
+    if not (folder / "tokenizer.json").exists() and (folder / "tokenizer.model").exists():
+        try:
+            for package in ("sentencepiece", "google.protobuf"):
+                importlib.import_module(package)
+        except ImportError:
+            raise ModelError(
+                f"{folder}/tokenizer.model: without a tokenizer.json it is read by two packages that "
+                "are not installed: `pip install sentencepiece protobuf`"
+            ) from None
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(folder.absolute()), local_files_only=True, trust_remote_code=False

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -195,6 +196,12 @@ def test_no_link_is_followed_out_of_a_download(folder, cached, name, how):
         blob.symlink_to(folder / name) if how == "on" else os.mkfifo(blob)
     said = refusal(cached)
     assert "is not a plain file" in said and (name in said or how == "blobs")
+
+
+def test_what_reads_a_tokenizer_model_is_named_where_it_is_missing(folder, monkeypatch):
+    (folder / "tokenizer.model").write_bytes(b"\n")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # an import of it fails
+    assert "`pip install sentencepiece protobuf`" in refusal(folder)
 
 
 @pytest.mark.parametrize("how", ["link", "name", "map", "class", "positional"])
