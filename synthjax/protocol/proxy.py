@@ -99,11 +99,11 @@ def measure(
 
     p < p* holds exactly if among the kept more guesses are right than wrong, so `helps` is "yes"
     where the whole interval of the precision lies above 1/2, "no" where it lies below, and
-    "undecided" where more labelled examples are needed. What is predicted is the theorem of
-    arXiv 2406.07515 for Gaussian data: with enough data a classifier trained on the selection
-    tends to accuracy 1 if p < p* and to 0 if p > p*, provided that being wrong is independent of
-    the input, and being kept depends on it only through right or wrong. For any other task p* is
-    the paper's proxy, not a theorem.
+    "undecided" where more labelled examples are needed or none was kept. What is predicted is the
+    theorem of arXiv 2406.07515 for Gaussian data: with enough data a classifier trained on the
+    selection tends to accuracy 1 if p < p* and to 0 if p > p*, provided that being wrong is
+    independent of the input, and being kept depends on it only through right or wrong. For any
+    other task p* is the paper's proxy, not a theorem.
 
     Raises:
       SampleError: shapes differ, or a value is neither true nor false.
@@ -164,6 +164,8 @@ def report(measured: Mapping[str, int | float | str]) -> str:
         "no": "is predicted not to help: p > p*, of the kept more are wrong than right.",
         "undecided": "may help or not: so few examples do not tell whether p < p*; label more.",
     }[measured["helps"]]
+    if not kept_right + kept_wrong:  # which more labels would hardly change
+        verdict = "is impossible: nothing was kept."
     return "\n".join(
         [
             *lines,

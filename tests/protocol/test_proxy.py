@@ -162,7 +162,6 @@ def test_measure_counts_and_precision():
         ((42, 58, 42, 58), "undecided"),  # nothing verified: 0.42 of 100 reaches up to 0.518
         ((300, 700, 300, 700), "no"),
         ((60, 40, 1, 0), "undecided"),
-        ((60, 40, 0, 0), "undecided"),
     ],
 )
 def test_prediction(counts, helps):
@@ -189,6 +188,13 @@ def test_prediction(counts, helps):
 def test_measure_refuses(correct, kept, said):
     with pytest.raises(SampleError, match=said):
         measure(np.array(correct), np.array(kept))
+
+
+def test_report_says_that_nothing_was_kept():
+    found = measure(*_sample(1200, 800, 0, 0))
+    assert found["helps"] == "undecided"
+    assert "Training on the selection is impossible: nothing was kept." in report(found)
+    assert "label more" not in report(found)
 
 
 def test_report_says_what_is_undefined():
