@@ -12,6 +12,7 @@ table has a row for each observation; rows that agree in x are repeats.
 import json
 import shlex
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from absl import flags
@@ -24,6 +25,7 @@ from synthjax.io.checkpoint import CheckpointError
 from synthjax.io.processes import exit_code
 from synthjax.io.stop import GracefulStop
 from synthjax.io.workdir import WorkdirError
+from synthjax.mixture import dataset
 from synthjax.plot import files
 from synthjax.plot import scaling as plot
 from synthjax.protocol.flags import define_config, fail, launch, named, specs
@@ -53,29 +55,52 @@ def runs(stop: GracefulStop) -> list[laws.Series]:
     found = []
     parts = specs(_CONFIG, mixture.Spec)
     for name, spec in parts.items():
+        check_laws(columns(spec))
+        try:
+            data.check(dataset.declared(spec), columns(spec), _Y.value, _BY.value)
+        except laws.FitError as error:
+            raise laws.FitError(f"{name}: {error}" if name else error) from None
+    for name, spec in parts.items():
         with named(name):
             print(f"{name or 'run'}: {mixture.estimate(spec)}", flush=True)
     for name, spec in parts.items():
         if stop.requested:
             raise mixture.Stopped("nothing of this part is begun")
         results = mixture.run(spec, folder_of(_WORKDIR) / name)
-        swept = [axis for axis in ("n", "d") if axis in spec.sweep]
-        x = _X.value or swept[:1] or ["generation"]
-        if not _X.value and {"n", "theta_ver"} <= {*spec.sweep} and spec.generations > 1:
-            x = ["n", "generation", "theta_ver"]
-        found += data.from_results(results, x, _Y.value, name, _BY.value)
+        found += data.from_results(results, columns(spec), _Y.value, name, _BY.value)
     return found
 
 
+def columns(spec: mixture.Spec) -> list[str]:
+    """What the error is fitted against: --x, or what the spec sweeps."""
+    if _X.value:
+        return _X.value
+    if {"n", "theta_ver"} <= {*spec.sweep} and spec.generations > 1:
+        return ["n", "generation", "theta_ver"]
+    return [axis for axis in ("n", "d") if axis in spec.sweep][:1] or ["generation"]
+
+
+def wanted(x: Collection[str]) -> list[str]:
+    """The law that was asked for, or those that suit the columns."""
+    if _LAW.value != "auto":
+        return [_LAW.value]
+    if len(x) == 3:
+        return ["surface"]
+    return ["power", "geometric"] if "generation" in x else ["power"]
+
+
+def check_laws(x: list[str]) -> None:
+    """Refuse columns that are too many or too few for a law."""
+    for law in wanted(x):
+        if len({*x}) != (count := laws.LAWS[law][0].columns):
+            fail(f"--law={_LAW.value}: {law} needs {count} in --x, not {','.join(x)}")
+
+
 def fitted(series: laws.Series) -> list[laws.Fit]:
-    """Fits of the law that was asked for, or of those that suit the columns, the best first."""
+    """Fits of every law that is wanted, the best first."""
     print(f"fits {series.name}: {len(series.error)} points", flush=True)
-    chosen = [_LAW.value]
-    if _LAW.value == "auto":
-        chosen = ["power", "geometric"] if "generation" in series.columns else ["power"]
-        chosen = ["surface"] if len(series.columns) == 3 else chosen
     try:
-        return laws.ranked(series, chosen)
+        return laws.ranked(series, wanted(series.columns))
     except laws.FitError as error:
         raise laws.FitError(f"{_DATA.value}: {error}" if _DATA.value else error) from None
 
@@ -88,6 +113,7 @@ def main() -> None:
         fail("--data needs --x=COLUMN (--help says more)")
     workdir = folder_of(_WORKDIR)
     if _DATA.value is not None:
+        check_laws(_X.value)
         series = data.read(Path(_DATA.value), _X.value, _Y.value, _BY.value)
     else:
         with GracefulStop() as stop:

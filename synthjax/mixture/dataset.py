@@ -139,6 +139,22 @@ def to_dataset(spec: Spec, records: Record, limit: Limit) -> xr.Dataset:
     return xr.Dataset(variables, _coordinates(spec), {"spec": to_json(spec)})
 
 
+def declared(spec: Spec) -> xr.Dataset:
+    """The variables and axes that results of `spec` will have, of each axis the first value."""
+    measured = (name + end for name in MEASURED for end in ("", "_low", "_high"))
+    tails = dict.fromkeys(
+        [*RECORDED, *measured, "kept", "status"], ("trajectory", "generation")
+    ) | dict.fromkeys(THEORY, ("generation",))
+    if spec.keep_classifiers:
+        tails["classifier"] = ("trajectory", "generation", "feature")
+    variables = {}
+    for name, tail in tails.items():
+        axes = (*spec.sweep, *tail)
+        variables[name] = axes, np.zeros([1] * len(axes), np.float32)
+    first = {name: (name, list(values)[:1]) for name, values in spec.sweep.items()}
+    return xr.Dataset(variables, first, {"spec": to_json(spec)})
+
+
 def _coordinates(spec: Spec) -> dict:
     coordinates = {}
     for name, values in spec.sweep.items():

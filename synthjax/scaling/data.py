@@ -27,9 +27,8 @@ def from_results(
     name `d/n`. Where generation is not in `x` the last is taken; a trajectory axis becomes repeats.
     `by`: the only other axis to be expected, or any. Raises FitError for what is not there.
     """
+    check(results, x, y, by)
     variable, turned = ERRORS.get(y, (y, lambda value: value))
-    if variable not in results:
-        raise FitError(f"y={y}: no such variable; choices: {', '.join([*ERRORS, *results])}")
     values = results[variable]
     if "generation" in values.dims:
         if "generation" in x:
@@ -38,15 +37,9 @@ def from_results(
             values = values.isel(generation=-1)
     values = turned(values)
     spec = json.loads(results.attrs.get("spec", "{}"))
-    sources = [axis for name in x for axis in (("d", "n") if name == RATIO else (name,))]
-    for axis in sources:
-        if axis not in values.dims and not (RATIO in x and axis in spec):
-            choices = ", ".join([*values.dims, RATIO])
-            raise FitError(f"x={axis}: no axis of {variable}; choices: {choices}")
+    sources = _sources(x)
     along = [axis for axis in dict.fromkeys(sources) if axis in values.dims]
     rest = [axis for axis in values.dims if axis not in (*along, "trajectory")]
-    if by and rest != [by]:
-        raise FitError(f"by={by}: the other axes are {', '.join(rest) or 'none'}")
     stacked = values.stack(point=along)
     repeated = "trajectory" in values.dims
     found = []
@@ -70,6 +63,27 @@ def from_results(
         label = ", ".join([name] * bool(name) + [f"{axis}={one[axis].item()}" for axis in rest])
         found.append(Series(label or y, columns, error, repeats))
     return found
+
+
+def check(results: xr.Dataset, x: Sequence[str], y: str = "error", by: str = "") -> None:
+    """Raise the FitError of `from_results`, which comes of names alone: no value matters."""
+    variable, _ = ERRORS.get(y, (y, None))
+    if variable not in results:
+        raise FitError(f"y={y}: no such variable; choices: {', '.join([*ERRORS, *results])}")
+    axes = [axis for axis in results[variable].dims if axis != "trajectory"]
+    spec = json.loads(results.attrs.get("spec", "{}"))
+    for axis in _sources(x):
+        if axis not in axes and not (RATIO in x and axis in spec):
+            choices = ", ".join([*axes, RATIO])
+            raise FitError(f"x={axis}: no axis of {variable}; choices: {choices}")
+    rest = [axis for axis in axes if axis not in (*_sources(x), "generation")]
+    if by and rest != [by]:
+        raise FitError(f"by={by}: the other axes are {', '.join(rest) or 'none'}")
+
+
+def _sources(x: Sequence[str]) -> list[str]:
+    """The axes that columns are made of."""
+    return [axis for name in x for axis in (("d", "n") if name == RATIO else (name,))]
 
 
 def read(path: Path, x: Sequence[str], y: str, by: str = "") -> list[Series]:

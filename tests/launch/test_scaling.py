@@ -107,6 +107,7 @@ def test_what_is_wrong_with_a_table_names_the_file(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+SIZES = "--config=configs/scaling.py:scaling_n"
 BAD = {
     "neither": ([], "one of --config=FILE:VARIANT and --data=FILE"),
     "both": (["--config=configs/scaling.py:scaling_n", "--data=a.csv"], "one of --config"),
@@ -114,6 +115,11 @@ BAD = {
     "no file": (["--data=a.csv", "--x=n"], "a.csv: cannot be read"),
     "variant": (["--config=configs/scaling.py:none"], "choices: scaling_n, scaling_generations"),
     "law": (["--data=a.csv", "--x=n", "--law=line"], "power|geometric|surface"),
+    "x of a table": (["--data=a.csv", "--x=n,d"], "--law=auto: power needs 1 in --x, not n,d"),
+    "x": ([SIZES, "--x=theta"], "direct: x=theta: no axis of accuracy; choices: n, theta_ver"),
+    "y": ([SIZES, "--y=errr"], "direct: y=errr: no such variable; choices: error, angle"),
+    "by": ([SIZES, "--by=foo"], "direct: by=foo: the other axes are theta_ver"),
+    "surface": ([SIZES, "--law=surface"], "--law=surface: surface needs 3 in --x, not n"),
 }
 
 
@@ -121,9 +127,10 @@ BAD = {
 @pytest.mark.parametrize("arguments, said", BAD.values(), ids=BAD)
 def test_bad_command_lines(arguments, said, tmp_path):
     argv = [*arguments, f"--workdir={tmp_path / 'out'}"]
-    code, _, stderr = Run(argv, tmp_path / "said", module="launch.scaling").end()
+    code, stdout, stderr = Run(argv, tmp_path / "said", module="launch.scaling").end()
     assert code == 2
     assert said in one_error(stderr)
+    assert not stdout
     assert not (tmp_path / "out").exists()
 
 

@@ -6,6 +6,7 @@ import xarray as xr
 
 from synthjax import mixture
 from synthjax.io import results as files
+from synthjax.mixture import dataset
 from synthjax.scaling import data
 from synthjax.scaling.laws import FitError
 
@@ -93,6 +94,15 @@ def test_bad_files(name, x, y, said, tmp_path):
     (tmp_path / "empty.nc").write_bytes(b"")
     with pytest.raises(FitError, match=said):
         data.read(tmp_path / name, x, y)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_names_are_known_before_a_run(kept):
+    sweep = {"verifier": ("none", "linear"), "n": (20, 40)}
+    spec = mixture.Spec(d=4, generations=1, trajectories=2, keep_classifiers=kept, sweep=sweep)
+    declared, results = dataset.declared(spec), mixture.run(spec)
+    assert {k: v.dims for k, v in declared.items()} == {k: v.dims for k, v in results.items()}
+    assert declared.attrs == results.attrs
 
 
 def test_bad_axes(results):
