@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ def from_results(
         else:
             values = values.isel(generation=-1)
     values = turned(values)
-    spec = json.loads(results.attrs.get("spec", "{}"))
+    spec = _spec(results)
     sources = _sources(x)
     along = [axis for axis in dict.fromkeys(sources) if axis in values.dims]
     rest = [axis for axis in values.dims if axis not in (*along, "trajectory")]
@@ -66,19 +67,38 @@ def from_results(
 
 
 def check(results: xr.Dataset, x: Sequence[str], y: str = "error", by: str = "") -> None:
-    """Raise the FitError of `from_results`, which comes of names alone: no value matters."""
+    """Raise the FitError of `from_results`, which comes of names and types: no value matters."""
     variable, _ = ERRORS.get(y, (y, None))
     if variable not in results:
         raise FitError(f"y={y}: no such variable; choices: {', '.join([*ERRORS, *results])}")
     axes = [axis for axis in results[variable].dims if axis != "trajectory"]
-    spec = json.loads(results.attrs.get("spec", "{}"))
+    spec = _spec(results)
     for axis in _sources(x):
         if axis not in axes and not (RATIO in x and axis in spec):
             choices = ", ".join([*axes, RATIO])
             raise FitError(f"x={axis}: no axis of {variable}; choices: {choices}")
+    for what, name in [("y", variable), *(("x", axis) for axis in _sources(x))]:
+        if what == "y" or name in axes:
+            numbers = results[name].dtype.kind in "biuf"
+        else:
+            numbers = isinstance(spec[name], int | float)
+        if not numbers:
+            raise FitError(f"{what}={name}: holds no numbers")
     rest = [axis for axis in axes if axis not in (*_sources(x), "generation")]
     if by and rest != [by]:
         raise FitError(f"by={by}: the other axes are {', '.join(rest) or 'none'}")
+
+
+def _spec(results: xr.Dataset) -> dict[str, Any]:
+    """The spec that results tell of themselves, if any."""
+    text = results.attrs.get("spec", "{}")
+    try:
+        spec = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        spec = None
+    if not isinstance(spec, dict):
+        raise FitError(f"attribute spec = {str(text)[:40]!r}: is no JSON object")
+    return spec
 
 
 def _sources(x: Sequence[str]) -> list[str]:
@@ -98,7 +118,10 @@ def read(path: Path, x: Sequence[str], y: str, by: str = "") -> list[Series]:
             results = xr.load_dataset(path, engine="h5netcdf")
         except (OSError, ValueError) as error:
             raise FitError(f"{path}: cannot be read ({error})") from None
-        return from_results(results, x, y, by=by)
+        try:
+            return from_results(results, x, y, by=by)
+        except FitError as error:
+            raise FitError(f"{path}: {error}") from None
     try:
         table = pd.read_csv(path, skip_blank_lines=False)  # so that lines keep their numbers
     except (OSError, ValueError) as error:

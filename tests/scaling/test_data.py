@@ -77,6 +77,12 @@ def test_the_ratio_from_a_table(tmp_path):
 
 
 BAD = {
+    "words": ("s.nc", ["kind"], "error", "s.nc: x=kind: holds no numbers"),
+    "word": ("s.nc", ["n"], "word", "s.nc: y=word: holds no numbers"),
+    "spec": ("oops.nc", ["n"], "error", "oops.nc: attribute spec = 'oops': is no JSON object"),
+    "list": ("list.nc", ["n"], "error", "list.nc: attribute spec = .*: is no JSON object"),
+    "d": ("d.nc", ["d/n"], "error", "d.nc: x=d: holds no numbers"),
+    "no axis": ("s.nc", ["m"], "error", "s.nc: x=m: no axis of accuracy; choices: kind, n"),
     "no file": ("none.csv", ["n"], "error", "cannot be read"),
     "no results": ("empty.nc", ["n"], "error", "cannot be read"),
     "no column": ("t.csv", ["m"], "error", "no column 'm'; choices: n, accuracy, word, gone, hole"),
@@ -92,6 +98,12 @@ BAD = {
 def test_bad_files(name, x, y, said, tmp_path):
     (tmp_path / "t.csv").write_text("n,accuracy,word,gone,hole\n1,0.5,2,,1\n\n2,0.6,x,,\n")
     (tmp_path / "empty.nc").write_bytes(b"")
+    axes = ("kind", "n")
+    variables = {"accuracy": (axes, [[0.5, 0.6]] * 2), "word": (axes, [["x", "y"]] * 2)}
+    results = xr.Dataset(variables, {"kind": ["a", "b"], "n": [1, 2]})
+    specs = {"s": "{}", "oops": "oops", "list": "[1]", "d": '{"d": "ten"}'}
+    for stem, spec in specs.items():
+        files.write(results.assign_attrs(spec=spec), tmp_path / f"{stem}.nc")
     with pytest.raises(FitError, match=said):
         data.read(tmp_path / name, x, y)
 
