@@ -16,6 +16,7 @@ ERRORS = {
     "error": ("accuracy", lambda accuracy: 1 - accuracy),
     "angle": ("overlap", lambda overlap: np.arccos(np.clip(overlap, -1, 1))),
 }
+NO_ERROR = "accuracy is no error; take --y=error"
 RATIO = "d/n"
 
 
@@ -69,6 +70,8 @@ def from_results(
 def check(results: xr.Dataset, x: Sequence[str], y: str = "error", by: str = "") -> None:
     """Raise the FitError of `from_results`, which comes of names and types: no value matters."""
     variable, _ = ERRORS.get(y, (y, None))
+    if y == "accuracy":
+        raise FitError(NO_ERROR)
     if variable not in results:
         raise FitError(f"y={y}: no such variable; choices: {', '.join([*ERRORS, *results])}")
     axes = [axis for axis in results[variable].dims if axis != "trajectory"]
@@ -151,8 +154,8 @@ def _from_table(path: Path, table: pd.DataFrame, x: list[str], y: str, by: str) 
         if name in x and number.isna().any():
             raise FitError(f"{path}, line {number.isna().idxmax() + 2}: {name} is missing")
         table[name] = number
-    if column == "accuracy" and y == "accuracy":
-        raise FitError(f"{path}: accuracy is no error; take --y=error")
+    if y == "accuracy":
+        raise FitError(f"{path}: {NO_ERROR}")
     for key, part in table.groupby(by) if by else [("", table)]:
         groups = part.groupby(x)[column].apply(lambda values: turned(values.to_numpy(float)))
         most = max(map(len, groups))

@@ -82,6 +82,7 @@ BAD = {
     "spec": ("oops.nc", ["n"], "error", "oops.nc: attribute spec = 'oops': is no JSON object"),
     "list": ("list.nc", ["n"], "error", "list.nc: attribute spec = .*: is no JSON object"),
     "d": ("d.nc", ["d/n"], "error", "d.nc: x=d: holds no numbers"),
+    "accuracy": ("s.nc", ["n"], "accuracy", "s.nc: accuracy is no error; take --y=error"),
     "no axis": ("s.nc", ["m"], "error", "s.nc: x=m: no axis of accuracy; choices: kind, n"),
     "no file": ("none.csv", ["n"], "error", "cannot be read"),
     "no results": ("empty.nc", ["n"], "error", "cannot be read"),
