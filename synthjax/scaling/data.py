@@ -1,7 +1,7 @@
 """Series of errors from labelled results or from any tidy table."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def from_results(
     `by`: the only other axis to be expected, or any. Raises FitError for what is not there.
     """
     check(results, x, y, by)
-    variable, turned = ERRORS.get(y, (y, lambda value: value))
+    variable, turned = _made_of(y, results)
     values = results[variable]
     if "generation" in values.dims:
         if "generation" in x:
@@ -69,11 +69,13 @@ def from_results(
 
 def check(results: xr.Dataset, x: Sequence[str], y: str = "error", by: str = "") -> None:
     """Raise the FitError of `from_results`, which comes of names and types: no value matters."""
-    variable, _ = ERRORS.get(y, (y, None))
+    variable, _ = _made_of(y, results)
     if y == "accuracy":
         raise FitError(NO_ERROR)
     if variable not in results:
-        raise FitError(f"y={y}: no such variable; choices: {', '.join([*ERRORS, *results])}")
+        there = [name for name, (needs, _) in ERRORS.items() if needs in results]
+        choices = [*there, *(name for name in results if name != "accuracy")]
+        raise FitError(f"y={y}: no such variable; choices: {', '.join(choices)}")
     axes = [axis for axis in results[variable].dims if axis != "trajectory"]
     spec = _spec(results)
     for axis in _sources(x):
@@ -90,6 +92,11 @@ def check(results: xr.Dataset, x: Sequence[str], y: str = "error", by: str = "")
     rest = [axis for axis in axes if axis not in (*_sources(x), "generation")]
     if by and rest != [by]:
         raise FitError(f"by={by}: the other axes are {', '.join(rest) or 'none'}")
+
+
+def _made_of(y: str, names: Container[str]) -> tuple[str, Callable]:
+    """The variable or column, of these names, that y comes of, and how."""
+    return ERRORS[y] if y in ERRORS and y not in names else (y, lambda value: value)
 
 
 def _spec(results: xr.Dataset) -> dict[str, Any]:
@@ -133,9 +140,7 @@ def read(path: Path, x: Sequence[str], y: str, by: str = "") -> list[Series]:
 
 
 def _from_table(path: Path, table: pd.DataFrame, x: list[str], y: str, by: str) -> Iterator[Series]:
-    column, turned = y, lambda value: value
-    if y not in table.columns and y in ERRORS:
-        column, turned = ERRORS[y]
+    column, turned = _made_of(y, table.columns)
     table = table.dropna(how="all")
     if RATIO in x and RATIO not in table.columns and {"d", "n"} <= {*table.columns}:
         sizes = table[["d", "n"]].apply(pd.to_numeric, errors="coerce")

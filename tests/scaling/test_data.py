@@ -83,6 +83,7 @@ BAD = {
     "list": ("list.nc", ["n"], "error", "list.nc: attribute spec = .*: is no JSON object"),
     "d": ("d.nc", ["d/n"], "error", "d.nc: x=d: holds no numbers"),
     "accuracy": ("s.nc", ["n"], "accuracy", "s.nc: accuracy is no error; take --y=error"),
+    "no variable": ("s.nc", ["n"], "angle", "s.nc: y=angle: no such.*; choices: error, word"),
     "no axis": ("s.nc", ["m"], "error", "s.nc: x=m: no axis of accuracy; choices: kind, n"),
     "no file": ("none.csv", ["n"], "error", "cannot be read"),
     "no results": ("empty.nc", ["n"], "error", "cannot be read"),
@@ -121,7 +122,7 @@ def test_names_are_known_before_a_run(kept):
 def test_bad_axes(results):
     with pytest.raises(FitError, match="x=p: no axis of accuracy; choices: n, theta_ver"):
         data.from_results(results, ["p"])
-    with pytest.raises(FitError, match="y=loss: no such variable; choices: error, angle, accuracy"):
+    with pytest.raises(FitError, match="y=loss: no such variable; choices: error, angle, test_ac"):
         data.from_results(results, ["n"], "loss")
     with pytest.raises(FitError, match="by=seed: the other axes are theta_ver"):
         data.from_results(results, ["n"], by="seed")
@@ -132,4 +133,6 @@ def test_results_of_another_task():
     rouge = xr.Dataset({"loss": (("examples",), [0.5, 0.4, 0.3])}, {"examples": [1, 2, 4]})
     [one] = data.from_results(rouge, ["examples"], "loss")
     assert one.repeats is None
+    np.testing.assert_allclose(one.error, [0.5, 0.4, 0.3])
+    [one] = data.from_results(rouge.rename(loss="error"), ["examples"])
     np.testing.assert_allclose(one.error, [0.5, 0.4, 0.3])
