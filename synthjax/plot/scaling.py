@@ -108,7 +108,8 @@ def table(fits: Sequence[Sequence[Fit]]) -> rich.table.Table:
     """A row for each fit, of a series the best first: parameters over their 95 % intervals, how far
     off the law is, and how it does beyond the points that it was fitted to.
 
-    `covered`: share of those that its 95 % band holds. `dropped`: points with no error > 0.
+    `covered`: share of those that its 95 % band holds. `dropped`: points with no error > 0,
+    or of no series.
     """
     every = [fit for series in fits for fit in series]
     shown = rich.table.Table(box=None, pad_edge=False)

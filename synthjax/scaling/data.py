@@ -120,8 +120,9 @@ def read(path: Path, x: Sequence[str], y: str, by: str = "") -> list[Series]:
     """Series from a results.nc, or a CSV file with a row for each observation.
 
     In a CSV, rows that agree in x and `by` are repeats, and `d/n` is made of d and n where it is no
-    column. Raises FitError, naming file, column and line, for a file that cannot be read and
-    columns that are not there or hold no numbers.
+    column; points without a value of `by` count as dropped from every series. Raises FitError,
+    naming file, column and line, for a file that cannot be read and columns that are not there or
+    hold no numbers.
     """
     if path.suffix == ".nc":
         try:
@@ -161,6 +162,11 @@ def _from_table(path: Path, table: pd.DataFrame, x: list[str], y: str, by: str) 
         table[name] = number
     if y == "accuracy":
         raise FitError(f"{path}: {NO_ERROR}")
+    dropped = 0
+    if by:
+        dropped = len(table.loc[table[by].isna(), x].drop_duplicates())
+        if table[by].isna().all():
+            raise FitError(f"{path}: column {by!r} holds nothing")
     for key, part in table.groupby(by) if by else [("", table)]:
         groups = part.groupby(x)[column].apply(lambda values: turned(values.to_numpy(float)))
         most = max(map(len, groups))
@@ -169,4 +175,5 @@ def _from_table(path: Path, table: pd.DataFrame, x: list[str], y: str, by: str) 
         index = [key if isinstance(key, tuple) else (key,) for key in groups.index]
         columns = {name: np.array([i[j] for i in index], float) for j, name in enumerate(x)}
         whole = np.isfinite(repeats).all() and most > 1
-        yield Series(f"{by}={key}" if by else y, columns, error, repeats if whole else None)
+        repeats = repeats if whole else None
+        yield Series(f"{by}={key}" if by else y, columns, error, repeats, dropped)

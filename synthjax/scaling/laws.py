@@ -38,13 +38,15 @@ class FitError(ValueError):
 class Series(NamedTuple):
     """Errors to be fitted: `columns` of what they depend on, `error`, and its repeats if any.
 
-    `repeats` are [points, trajectories], of which `error` is the mean.
+    `repeats` are [points, trajectories], of which `error` is the mean. `dropped`: further points,
+    of which nothing says whether they belong here.
     """
 
     name: str
     columns: dict[str, Float[Array, " points"]]
     error: Float[Array, " points"]
     repeats: Float[Array, "points trajectories"] | None = None
+    dropped: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Fit:
     law does not describe the series; `held_out`, the mean absolute log error on the points of
     largest x of a fit to the others, with `covered`, the share of them in that fit's 95 % band for
     new points (both NaN where there are too few); `points` fitted and `dropped` because their error
-    is 0, negative or not finite.
+    is 0, negative or not finite, or the series had dropped them.
     """
 
     name: str
@@ -139,7 +141,7 @@ def fit(series: Series, law: str = "power", seed: int = 0) -> Fit:
         held_out=far,
         covered=covered,
         points=len(error),
-        dropped=int((~fine).sum()),
+        dropped=int((~fine).sum()) + series.dropped,
         _law=form,
         _scales=scales,
         _free=free,

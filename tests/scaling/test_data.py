@@ -7,7 +7,7 @@ import xarray as xr
 from synthjax import mixture
 from synthjax.io import results as files
 from synthjax.mixture import dataset
-from synthjax.scaling import data
+from synthjax.scaling import data, laws
 from synthjax.scaling.laws import FitError
 
 
@@ -66,6 +66,18 @@ def test_a_tidy_table(tmp_path):
     np.testing.assert_allclose(first.repeats, [[0.5, 0.4], [0.3, 0.2]])
     np.testing.assert_allclose(second.error, [0.1, 0.05])
     assert second.repeats is None  # one is missing
+
+
+def test_points_of_no_series_are_dropped(tmp_path):
+    path = tmp_path / "runs.csv"
+    rows = [f"{n},{0.1 + 1 / n},{'a' if n < 7 else ''}" for n in range(1, 13)]
+    path.write_text("\n".join(["n,error,by", *rows, rows[-1]]))
+    [one] = data.read(path, ["n"], "error", "by")
+    assert (one.name, len(one.error), one.dropped) == ("by=a", 6, 6)
+    assert laws.fit(one).dropped == 6
+    path.write_text("n,error,by\n1,0.5,\n2,0.4,\n")
+    with pytest.raises(FitError, match="column 'by' holds nothing"):
+        data.read(path, ["n"], "error", "by")
 
 
 def test_the_ratio_from_a_table(tmp_path):
