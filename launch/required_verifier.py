@@ -12,7 +12,7 @@ import sys
 from absl import flags
 from rich.console import Console
 
-from launch.task import define_workdir, folder_of
+from launch.task import define_workdir, usable
 from synthjax import mixture
 from synthjax.io import results, storage
 from synthjax.io.log import Progress
@@ -50,11 +50,11 @@ def main() -> None:
     if len(chosen) > 1:
         fail(f"this config holds several specs ({', '.join(chosen)}): take one that holds one")
     [spec] = chosen.values()
-    workdir = folder_of(_WORKDIR)
-    storage.make(workdir)
+    workdir = usable(_WORKDIR)
     print(f"state evolution for {len(ns)} n and {len(targets)} targets", flush=True)
     with Progress("n", len(ns)) as progress:
         found = dataset.required(spec, targets, ns, progress.advance)
+    storage.make(workdir)
     results.write(found, workdir / "required_verifier.nc")
     files.write(required.draw(found), workdir / "required_verifier.png")
     Console(width=None if sys.stdout.isatty() else 160).print(required.table(found))

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from launch.task import define_workdir, folder_of
+from launch.task import define_workdir, folder_of, usable
 from synthjax import mixture
 from synthjax.io import storage
 from synthjax.io.checkpoint import CheckpointError
@@ -111,7 +111,7 @@ def main() -> None:
         fail("needs --workdir=DIR and one of --config=FILE:VARIANT and --data=FILE")
     if _DATA.value is not None and not _X.value:
         fail("--data needs --x=COLUMN (--help says more)")
-    workdir = folder_of(_WORKDIR)
+    workdir = usable(_WORKDIR)
     if _DATA.value is not None:
         check_laws(_X.value)
         series = data.read(Path(_DATA.value), _X.value, _Y.value, _BY.value)

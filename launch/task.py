@@ -1,6 +1,7 @@
 """What the launchers of the tasks share: every spec of --config run in a folder of its own."""
 
 import itertools
+import os
 import re
 import shlex
 import sys
@@ -125,6 +126,18 @@ def folder_of(workdir: flags.FlagHolder[str]) -> Place:
         return storage.place(workdir.value)
     except OSError as error:
         fail(f"--workdir={workdir.value}: {error}")
+
+
+def usable(workdir: flags.FlagHolder[str]) -> Place:
+    """What --workdir names, where that is a folder or may become one."""
+    folder = folder_of(workdir)
+    if isinstance(folder, Path):
+        there = next(path for path in (folder, *folder.parents) if storage.exists(path))
+        if not there.is_dir():
+            fail(f"--workdir={workdir.value}: {there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            fail(f"--workdir={workdir.value}: {there} cannot be written to")
+    return folder
 
 
 def define_processes() -> Callable[[Callable[[], None], tuple[type[Exception], ...]], None]:

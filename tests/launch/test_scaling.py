@@ -134,6 +134,25 @@ def test_bad_command_lines(arguments, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["file", "file/out"])
+@pytest.mark.parametrize(
+    "module, arguments",
+    [
+        ("scaling", ["--data=none.csv", "--x=n"]),
+        ("scaling", [SIZES]),
+        ("required_verifier", ["--config=configs/mixture.py:base", "--config.verifier=linear"]),
+    ],
+)
+def test_a_workdir_that_is_a_file_is_refused_first(module, arguments, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    argv = [*arguments, f"--workdir={tmp_path / folder}"]
+    code, stdout, stderr = Run(argv, tmp_path / "said", module=f"launch.{module}").end()
+    assert (code, stdout) == (2, "")
+    said = f"--workdir={tmp_path / folder}: {tmp_path / 'file'} is no folder"
+    assert one_error(stderr) == said
+
+
 @pytest.mark.parametrize("variant", variants.VARIANTS)
 def test_variants_hold_a_spec_for_each_engine(variant):
     config = variants.get_config(variant)
