@@ -20,7 +20,7 @@ from synthjax.io.processes import exit_code
 from synthjax.io.workdir import WorkdirError
 from synthjax.mixture import dataset
 from synthjax.plot import files, required
-from synthjax.protocol.flags import define_config, fail, launch, specs
+from synthjax.protocol.flags import define_config, fail, launch, named, specs
 
 _CONFIG = define_config(mixture.Spec)
 _TARGETS = flags.DEFINE_list("targets", ["0.8", "0.9", "0.95"], "Accuracies to be reached.")
@@ -49,10 +49,10 @@ def main() -> None:
     chosen = specs(_CONFIG, mixture.Spec)
     if len(chosen) > 1:
         fail(f"this config holds several specs ({', '.join(chosen)}): take one that holds one")
-    [spec] = chosen.values()
+    [(name, spec)] = chosen.items()
     workdir = usable(_WORKDIR)
     print(f"state evolution for {len(ns)} n and {len(targets)} targets", flush=True)
-    with Progress("n", len(ns)) as progress:
+    with named(name), Progress("n", len(ns)) as progress:
         found = dataset.required(spec, targets, ns, progress.advance)
     storage.make(workdir)
     results.write(found, workdir / "required_verifier.nc")

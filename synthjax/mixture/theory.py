@@ -21,9 +21,11 @@ from jax.scipy.special import erf, ndtr
 from jaxtyping import Array, Float
 
 from synthjax.mixture.quadrature import Scalar, legendre
+from synthjax.protocol.spec import SpecError
 
 _AGREEMENT_NODES = 24
 _ANGLES, _SECANTS = 33, 8  # to look for the angle that a target needs
+ANGLED = ("linear", "margin")  # the verifiers that have an angle
 _ROUNDING = 1e-6  # float32: angles and differences of probabilities below this are taken for 0
 
 Vector = Float[Array, "*batch 3"]
@@ -187,17 +189,23 @@ def required_verifier(
     it found. NaN where none reaches it, a perfect verifier included; `high` where that does.
     May be vmapped, jitted and differentiated in the target and the numbers (but k).
 
-    Raises ValueError for kinds without state evolution, or a verifier without an angle.
+    Raises ValueError for a target outside [0, 1], and SpecError for kinds without state evolution,
+    a verifier without an angle and a spec that sweeps anything.
     """
     # State evolution is built on the closed forms of this module.
     from synthjax.mixture.data import Numbers
-    from synthjax.mixture.evolution import KNOWN, unknown
+    from synthjax.mixture.evolution import KNOWN
 
+    if not isinstance(target, jax.core.Tracer) and not 0 <= target <= 1:
+        raise ValueError(f"target = {target}: must be an accuracy in [0, 1]")
+    if spec.sweep:
+        raise SpecError("sweep", dict(spec.sweep), "must be empty: n and the target are the axes")
     kinds = {family: getattr(spec, family) for family in KNOWN}
-    if kinds["verifier"] not in ("linear", "margin"):
-        raise ValueError(f"verifier={kinds['verifier']} has no angle; take linear or margin")
-    if reason := unknown(kinds):
-        raise ValueError(reason)
+    if kinds["verifier"] not in ANGLED:
+        raise SpecError("verifier", kinds["verifier"], "has no angle", ANGLED)
+    for family, known in KNOWN.items():
+        if kinds[family] not in known:
+            raise SpecError(family, kinds[family], "has no state evolution", known)
     own = {name: getattr(spec, name) for name in Numbers._fields} | {"d": spec.d} | numbers
     own = {
         name: jnp.asarray(value, jnp.int32 if name == "k" else float) for name, value in own.items()

@@ -180,7 +180,11 @@ def test_required_verifier(tmp_path):
 
 NO_ANSWER = {
     "targets": (["--config.verifier=linear", "--targets=0.8,2"], "--targets=0.8,2: must be"),
-    "no angle": ([], "verifier=none has no angle"),
+    "no angle": ([], "config.verifier = 'none': has no angle; choices: linear, margin"),
+    "regime": (
+        ["--config.verifier=linear", "--config.regime=accumulate"],
+        "config.regime = 'accumulate': has no state evolution; choices: replace, mix",
+    ),
     "swept": (["--config.verifier=linear", "--config.sweep.n=(10,20)"], "must be empty"),
 }
 

@@ -104,6 +104,16 @@ class TestRequiredVerifier:
         with pytest.raises(ValueError, match=next(iter(changes.values()))):
             theory.required_verifier(0.8, Spec(**base | changes))
 
+    def test_no_sweep_is_ignored(self):
+        spec = Spec(verifier="linear", sweep={"l2": (0.1, 0.2)})
+        with pytest.raises(SpecError, match=r"config.sweep = .* must be empty"):
+            theory.required_verifier(0.9, spec, n=1000)
+
+    @pytest.mark.parametrize("target", [1.9, -0.1, np.nan])
+    def test_a_target_is_an_accuracy(self, target):
+        with pytest.raises(ValueError, match=rf"target = {target}: .* in \[0, 1\]"):
+            theory.required_verifier(target, self.SPEC)
+
 
 @pytest.mark.slow
 def test_evolution_beside_other_engines_and_where_there_is_none():
