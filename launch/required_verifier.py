@@ -30,22 +30,24 @@ _NS = flags.DEFINE_list(
 _WORKDIR = define_workdir()
 
 
-def numbers(flag: flags.FlagHolder, kind: type, low: float, high: float) -> list:
-    """The values of a list flag in order, each in (low, high)."""
+def numbers(flag: flags.FlagHolder, high: int, rule: str, whole: bool = False) -> list:
+    """The values of a list flag in order, each in (0, high)."""
     try:
-        values = sorted({kind(value) for value in flag.value})
+        values = sorted({float(value) for value in flag.value})
     except ValueError:
         values = []
-    if not values or not all(low < value < high for value in values):
-        fail(f"--{flag.name}={','.join(flag.value)}: must be numbers in ({low:g}, {high:g})")
-    return values
+    fine = all(0 < value < high and not (whole and value % 1) for value in values)
+    if not values or not fine:
+        fail(f"--{flag.name}={','.join(flag.value)}: must be {rule}")
+    return [int(value) for value in values] if whole else values
 
 
 def main() -> None:
     """Print the table, write it and draw it."""
     if _CONFIG.value is None or _WORKDIR.value is None:
         fail("needs --config=configs/mixture.py:VARIANT and --workdir=DIR (--help says more)")
-    targets, ns = numbers(_TARGETS, float, 0, 1), numbers(_NS, int, 0, 2**30)
+    targets = numbers(_TARGETS, 1, "numbers in (0, 1)")
+    ns = numbers(_NS, 2**30, "whole numbers in (0, 2^30)", whole=True)
     chosen = specs(_CONFIG, mixture.Spec)
     if len(chosen) > 1:
         fail(f"this config holds several specs ({', '.join(chosen)}): take one that holds one")

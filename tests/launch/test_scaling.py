@@ -167,7 +167,7 @@ def test_required_verifier(tmp_path):
     done = launch(
         "required_verifier", "--config=configs/mixture.py:base", "--config.verifier=linear",
         "--config.learner=ridge", "--config.generations=2", "--targets=0.8,0.999",
-        "--ns=200,2000,20000", f"--workdir={tmp_path}",
+        "--ns=200,2e3,20000", f"--workdir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with xr.open_dataset(tmp_path / "required_verifier.nc", engine="h5netcdf") as found:
@@ -180,6 +180,7 @@ def test_required_verifier(tmp_path):
 
 NO_ANSWER = {
     "targets": (["--config.verifier=linear", "--targets=0.8,2"], "--targets=0.8,2: must be"),
+    "ns": (["--config.verifier=linear", "--ns=1e3,2.5"], "--ns=1e3,2.5: must be whole numbers"),
     "no angle": ([], "config.verifier = 'none': has no angle; choices: linear, margin"),
     "regime": (
         ["--config.verifier=linear", "--config.regime=accumulate"],
