@@ -23,7 +23,7 @@ from synthjax.io import storage
 from synthjax.io.tensors import ModelError
 from synthjax.plan import report
 from synthjax.plan.topology import TopologyError
-from synthjax.protocol.flags import define_config, fail, launch, named, specs
+from synthjax.protocol.flags import define_config, define_path, fail, launch, named, specs
 
 _SPEC = {"mixture": mixture, "eigen": eigen, "summarize": summarize}[asked_task()].Spec
 _CONFIG = define_config(_SPEC)
@@ -32,7 +32,7 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice; by default what 
 _SEARCH = flags.DEFINE_boolean(
     "search", False, "Try every mesh that batch and model fit, and rank those that memory fits."
 )
-_JSON = flags.DEFINE_string("json", None, "File for all numbers, a list with one entry a program.")
+_JSON = define_path("json", "File for all numbers, a list with one entry a program.")
 
 
 def main() -> None:

@@ -26,12 +26,12 @@ import sys
 
 from absl import flags
 
-from synthjax.protocol.flags import fail, launch
+from synthjax.protocol.flags import define_path, fail, launch
 from synthjax.summarize import pairs, prepare
 
 _SOURCE = flags.DEFINE_enum("source", None, prepare.SOURCES, "Where the articles come from.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the files; those of the same names go.")
-_PATH = flags.DEFINE_string("path", None, "XL-Sum's .jsonl or folder; for --source=xlsum only.")
+_OUT = define_path("out", "Folder for the files; those of the same names go.")
+_PATH = define_path("path", "XL-Sum's .jsonl or folder; for --source=xlsum only.")
 
 
 def main() -> None:

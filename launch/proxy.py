@@ -12,12 +12,10 @@ FILE.jsonl holds one guess a line: was it correct, and did the verifier keep it?
 
 import sys
 
-from absl import flags
-
 from synthjax.protocol import proxy
-from synthjax.protocol.flags import fail, launch
+from synthjax.protocol.flags import define_path, fail, launch
 
-_DATA = flags.DEFINE_string("data", None, "JSON-lines file with the fields correct and kept.")
+_DATA = define_path("data", "JSON-lines file with the fields correct and kept.")
 
 
 def main() -> None:

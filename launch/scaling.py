@@ -28,12 +28,12 @@ from synthjax.io.workdir import WorkdirError
 from synthjax.mixture import dataset
 from synthjax.plot import files
 from synthjax.plot import scaling as plot
-from synthjax.protocol.flags import define_config, fail, launch, named, specs
+from synthjax.protocol.flags import define_config, define_path, fail, launch, named, specs
 from synthjax.scaling import data, laws
 
 _CONFIG = define_config(mixture.Spec)
 _WORKDIR = define_workdir()
-_DATA = flags.DEFINE_string("data", None, "A results.nc or a CSV file, instead of --config.")
+_DATA = define_path("data", "A results.nc or a CSV file, instead of --config.")
 _X = flags.DEFINE_list(
     "x",
     None,

@@ -22,7 +22,7 @@ from synthjax.io.storage import Place
 from synthjax.io.tensors import ModelError
 from synthjax.io.watchdog import watched
 from synthjax.io.workdir import WorkdirError
-from synthjax.protocol.flags import define_config, fail, launch, named, specs
+from synthjax.protocol.flags import define_config, define_path, fail, launch, named, specs
 from synthjax.protocol.loop import OutOfMemory
 from synthjax.protocol.spec import SpecError
 
@@ -115,8 +115,8 @@ def say(text: str) -> None:
 
 def define_workdir() -> flags.FlagHolder[str]:
     """The flag --workdir."""
-    return flags.DEFINE_string(
-        "workdir", None, "Folder for everything that the run writes, here or as gs://BUCKET/FOLDER."
+    return define_path(
+        "workdir", "Folder for everything that the run writes, here or as gs://BUCKET/FOLDER."
     )
 
 

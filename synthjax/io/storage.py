@@ -36,6 +36,8 @@ class UnreachableError(OSError):
 def place(path: str | os.PathLike) -> Place:
     """A path in words as one to work with. Raises OSError where it names what cannot be used."""
     text = os.fspath(path)
+    if not text:  # Path("") would be the current folder
+        raise OSError("must be a folder, here or as gs://BUCKET/FOLDER; the current one is .")
     if "://" not in text:
         return Path(text)
     # What gcsfs would take for a pattern, or for several addresses, is no name.

@@ -82,6 +82,15 @@ def define_config(cls: type) -> flags.FlagHolder[config_dict.ConfigDict]:
     )
 
 
+def define_path(name: str, doc: str) -> flags.FlagHolder[str]:
+    """A flag that names a file or folder; an empty one, as of an unset variable, is refused."""
+    flag = flags.DEFINE_string(name, None, doc)
+    # Path("") would be the current folder.
+    rule = "must name a file or folder, and is empty; the current folder is ."
+    flags.register_validator(flag, lambda path: path != "", rule)
+    return flag
+
+
 def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str, Any]:
     """The specs that the flag asks for: name -> spec; the name is empty where there is one alone.
 

@@ -142,7 +142,7 @@ def read_corpus(data: str) -> Corpus:
     if data == "news":
         splits = prepare.prepare("news").splits
         return Corpus(splits["train"], splits["test"])
-    if Path(data).is_dir():
+    if data and Path(data).is_dir():  # Path("") would be the current folder
         return Corpus(*(pairs.read(Path(data) / f"{split}.jsonl") for split in ("train", "test")))
     if not os.path.lexists(data):
         raise DataError(

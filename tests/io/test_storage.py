@@ -114,7 +114,16 @@ def test_another_process_may_change_what_is_in_a_bucket(bucket):
 
 @pytest.mark.parametrize(
     "bad",
-    ["s3://bucket/run", "gs://", "gs://bucket", "gs:///run", "x://y/z", "gs://b/a*", "gs://b//"],
+    [
+        "s3://bucket/run",
+        "gs://",
+        "gs://bucket",
+        "gs:///run",
+        "x://y/z",
+        "gs://b/a*",
+        "gs://b//",
+        "",
+    ],
 )
 def test_paths_that_cannot_be_used(bad):
     with pytest.raises(OSError, match="must be a folder, here or as gs://BUCKET/FOLDER"):

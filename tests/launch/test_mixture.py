@@ -281,6 +281,13 @@ def test_a_command_line_that_says_nothing(launch, tmp_path, argv, said):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_empty_workdir_is_not_the_current_folder(launch):
+    code, stdout, stderr = launch([BASE], workdir="").end()
+    assert (code, stdout) == (2, "")
+    said = "flag --workdir=: must name a file or folder, and is empty; the current folder is ."
+    assert one_error(stderr) == said
+
+
 @pytest.mark.long
 def test_nothing_is_kept_by_anyone(launch, tmp_path):
     """All trajectories end with a status; that is a result, to be written, drawn and told."""

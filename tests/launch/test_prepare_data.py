@@ -73,6 +73,8 @@ def test_help_describes():
         ([], "needs --source=news|debian|xlsum and --out=DIR"),
         (["--source=news"], "needs --source=news|debian|xlsum and --out=DIR"),
         (["--source=news", "--out=gs://b/{tmp}"], "must be a folder of this machine"),
+        (["--source=news", "--out="], "--out=: must name a file or folder, and is empty"),
+        (["--source=xlsum", "--path=", "--out={tmp}/out"], "--path=: must name a file or folder"),
         (["--source=cnn", "--out={tmp}/out"], "flag --source=cnn: value should be one of"),
         (["--source=news", "--out={tmp}/out", "x"], "unexpected argument 'x'"),
         (

@@ -63,6 +63,7 @@ def test_help_shows_the_file():
     "args,said",
     [
         ([], "needs --data=FILE.jsonl"),
+        (["--data="], "flag --data=: must name a file or folder, and is empty"),
         (["sample.jsonl"], "unexpected argument 'sample.jsonl'"),
         (["--dta=sample.jsonl"], "Unknown command line flag 'dta'"),
         (["--data=nowhere.jsonl"], "nowhere.jsonl: No such file"),

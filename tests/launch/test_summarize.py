@@ -113,6 +113,7 @@ def test_a_flipped_bit_in_a_checkpoint(start, whole, tmp_path):
         (["--config.n=10000"], "training pairs, of which n_real = 40 learn"),
         (["--config.batch=7"], "config.batch = 7: must be a multiple of the"),
         (["--config.threshold=0.3"], "config.threshold = 0.3: nothing reads it with"),
+        (["--config.data="], "config.data = '': there is no such file or folder; `python"),
         (
             ["--config.data=/nowhere/at/all"],
             "config.data = '/nowhere/at/all': there is no such file or folder; `python -m launch.",
