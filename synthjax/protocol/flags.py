@@ -5,14 +5,18 @@ line are tracebacks, which become one-line errors here.
 """
 
 import contextlib
+import dataclasses
 import logging
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import config_dict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from synthjax.protocol.spec import (
     SpecError,
@@ -21,6 +25,7 @@ from synthjax.protocol.spec import (
     fields_of,
     from_config,
     rule_of,
+    to_config,
 )
 
 flags.disclaim_key_flags()  # --config is the launcher's, whose --help shows it
@@ -71,15 +76,65 @@ def launch(
     app.run(guarded, flags_parser=parse)
 
 
+class _ConfigFile(ConfigFileFlagParser):
+    """Loads a config file. Says in one line, a ValueError, why it cannot.
+
+    ml_collections makes `type(error)(a traceback)` of what the file raises, or puts it off.
+    """
+
+    def parse(self, path: str) -> config_dict.ConfigDict:
+        """What get_config returns; a spec will do too."""
+        file = path.split(":", 1)[0]
+        if not os.path.lexists(file):
+            raise ValueError("no such file")
+        try:
+            config = super().parse(path)
+            getattr(config, "lock", None)  # raises what was put off, an OSError
+        except (TypeError, ValueError, OSError) as error:  # then the file's own is behind it
+            raise ValueError(_told(error.__cause__ or error.__context__ or error, file)) from None
+        except Exception as error:  # whatever else the file may raise
+            raise ValueError(_told(error, file)) from None
+        if dataclasses.is_dataclass(config) and not isinstance(config, type):
+            config = to_config(config)
+            config.lock()
+        parts = config.values() if isinstance(config, config_dict.ConfigDict) else ()
+        if not _is_spec(config) and not (parts and all(map(_is_spec, parts))):
+            raise ValueError(
+                "get_config must return a Spec, or to_config of one, or a ConfigDict of several "
+                "of these configs by name"
+            )
+        return config
+
+
+def _is_spec(config: Any) -> bool:
+    """Whether this is what `to_config` makes."""
+    is_config = isinstance(config, config_dict.ConfigDict)
+    return is_config and isinstance(config.get("sweep"), config_dict.ConfigDict)
+
+
+def _told(error: BaseException, file: str) -> str:
+    """An error of a config file; where it may not tell what is wrong, with its kind and line."""
+    text = " ".join(str(error).split())
+    if type(error) in (ValueError, SpecError, UnreadError):
+        return text
+    places = traceback.extract_tb(error.__traceback__)
+    lines = [at.lineno for at in places if os.path.abspath(at.filename) == os.path.abspath(file)]
+    if isinstance(error, AttributeError) and error.name == "get_config" and not lines:
+        return "has no function get_config"
+    return f"{type(error).__name__}: {text}" + (f" (line {lines[-1]})" if lines else "")
+
+
 def define_config(cls: type) -> flags.FlagHolder[config_dict.ConfigDict]:
     """The flag --config, whose help describes every field of the spec."""
-    return config_flags.DEFINE_config_file(
+    flag = config_flags.DEFINE_config_file(
         "config",
         None,
         "FILE.py:VARIANT, the settings to start from. Then --config.FIELD=VALUE sets a field, "
         "also one that the variant sweeps, and --config.sweep.FIELD='(a,b,…)' sweeps it.\n"
         + describe(cls),
     )
+    flags.FLAGS[flag.name].parser = _ConfigFile(flag.name)
+    return flag
 
 
 def define_path(name: str, doc: str) -> flags.FlagHolder[str]:
@@ -97,10 +152,7 @@ def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str
     A config holds either the fields of a spec or several named specs.
     """
     config = flag.value
-    try:
-        nested = "sweep" not in config
-    except OSError:  # ml_collections raises only now, and at length
-        fail(f"--config={flags.FLAGS[flag.name].config_filename}: no such file")
+    nested = "sweep" not in config
     explicit = set(config_flags.get_override_values(flags.FLAGS[flag.name]))
     parts = {name: config[name] for name in config} if nested else {"": config}
     for part in parts.values():
@@ -155,6 +207,8 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
     if isinstance(error, flags.UnrecognizedFlagError):
         known = error.flagname.partition("=")[0] in fields
         return f"{error}; fields begin with --config." if known else error
+    if str(error).startswith("flag --config="):  # then no field is known yet
+        return error
     if match := _ILLEGAL.match(str(error)):
         path, value = match.groups()
         *parents, name = path.split(".")
@@ -182,8 +236,7 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
             if name not in (axes if swept else fields):
                 rule = "cannot be swept" if swept and name in fields else "is no field"
                 return SpecError(path, value, rule, axes if swept else fields)
-    # A config file's own error comes wrapped in a traceback: its last line says what is wrong.
-    return str(error).strip().rsplit("\n", 1)[-1].removeprefix("ValueError: ")
+    return error
 
 
 def _names(fields: Mapping[str, Any], path: str) -> tuple[str, ...]:

@@ -264,7 +264,8 @@ def test_refused(launch, tmp_path, argv, path, value, rule, choices):
     "argv,said",
     [
         (["--config=configs/mixture.py:nope"], "choices: base, quickstart, phase_diagram"),
-        (["--config=nowhere.py"], "nowhere.py: no such file"),
+        (["--config=nowhere.py"], "flag --config=nowhere.py: no such file"),
+        (["--config=", "--config.n=5"], "flag --config=: no such file"),
         (["--config=configs/eigen.py:demo"], "eigen.py:demo: is no config of launch.mixture"),
         ([BASE, "--n=5"], "Unknown command line flag 'n'; fields begin with --config."),
         ([], "needs --config="),
@@ -335,6 +336,46 @@ def test_several_specs_in_folders_of_their_own(launch, tmp_path):
     assert code == 2
     assert "seed: 3 there, 4 here" in one_error(stderr)
     assert (tmp_path / "run" / "one" / "spec.json").read_bytes() == first
+
+
+BEGIN = "from synthjax.mixture import Spec, register\nfrom ml_collections import config_dict\n"
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("get_config = lambda: Spec(n=-1)", "config.n = -1: must be an integer >= 1"),
+        (
+            "register('verifier', print, reads=('theta_vr',))",
+            "config.verifier = 'print': reads 'theta_vr', which is no field; choices: features",
+        ),
+        ("get_confg = Spec", "has no function get_config"),
+        ("import nothere", "ModuleNotFoundError: No module named 'nothere' (line 3)"),
+        ("get_config = lambda: {}['k']", "KeyError: 'k' (line 3)"),
+        ("get_config = lambda: open('gone')", "FileNotFoundError: [Errno 2] No such file"),
+        ("get_config = lambda: config_dict.ConfigDict({'n': 9})", "get_config must return a Spec"),
+        ("get_config = lambda: None", "get_config must return a Spec"),
+        ("get_config = = 1", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_an_error_of_a_config_file_names_it(launch, tmp_path, text, said):
+    (tmp_path / "own.py").write_text(BEGIN + text)
+    code, stdout, stderr = launch([f"--config={tmp_path / 'own.py'}", "--config.n=5"]).end()
+    assert (code, stdout) == (2, "")
+    assert stderr.splitlines()[-1].startswith(f"error: flag --config={tmp_path / 'own.py'}: {said}")
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_file_may_return_a_spec(launch, tmp_path):
+    text = "get_config = lambda: Spec(n=50, d=3, trajectories=2, learner='ridge')"
+    (tmp_path / "own.py").write_text(BEGIN + text)
+    code, _, stderr = launch([f"--config={tmp_path / 'own.py'}", "--config.generations=1"]).end()
+    assert code == 0, stderr
+    attrs = results.read(tmp_path / "run" / "results.nc").attrs
+    assert from_json(Spec, attrs["spec"]) == Spec(
+        n=50, d=3, trajectories=2, learner="ridge", generations=1
+    )
 
 
 @pytest.mark.parametrize(
