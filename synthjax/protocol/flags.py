@@ -155,7 +155,9 @@ def specs(flag: flags.FlagHolder[config_dict.ConfigDict], cls: type) -> dict[str
     nested = "sweep" not in config
     explicit = set(config_flags.get_override_values(flags.FLAGS[flag.name]))
     parts = {name: config[name] for name in config} if nested else {"": config}
-    for part in parts.values():
+    for name, part in parts.items():
+        if name in explicit:
+            raise _whole(name, part.to_dict())
         strange = sorted({*part} - {*fields_of(cls)})
         if len(strange) > 2:  # no slip, but another launcher's config
             task, file = cls.__module__.split(".")[1], flags.FLAGS[flag.name].config_filename
@@ -217,6 +219,8 @@ def _explain(error: Exception, argv: list[str], cls: type) -> object:
         if _names(fields, path):
             return _set_by_name(path, value, fields)
         name = parents[-1] if _names(fields, ".".join(parents)) else name
+        if path in _parts(argv):
+            return _whole(path, value)
         return SpecError(path, value, rule_of(fields[name])) if name != "sweep" else error
     parts = _parts(argv)
     for argument in argv:
@@ -248,6 +252,11 @@ def _names(fields: Mapping[str, Any], path: str) -> tuple[str, ...]:
 def _set_by_name(path: str, value: str, fields: Mapping[str, Any]) -> SpecError:
     names = (f"config.{path}.{name}" for name in _names(fields, path))
     return SpecError(path, value, "is set by its names", names)
+
+
+def _whole(part: str, value: Any) -> SpecError:
+    """One of several specs, set as if it were a field."""
+    return SpecError(part, value, f"is a spec: set its fields, as --config.{part}.FIELD=VALUE")
 
 
 def _parts(argv: list[str]) -> list[str]:

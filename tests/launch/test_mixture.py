@@ -238,6 +238,20 @@ REFUSED = {
         "must be at least 0.",
         (),
     ),
+    "a whole part": (
+        ["--config=configs/mixture.py:quickstart", "--config.breakdown=100"],
+        "breakdown",
+        "'100'",
+        "is a spec: set its fields, as --config.breakdown.FIELD=VALUE",
+        (),
+    ),
+    "a whole part, as a dict": (
+        ["--config=configs/mixture.py:quickstart", "--config.breakdown={'n':100}"],
+        "breakdown",
+        "{'n': 100}",
+        "is a spec: set its fields, as --config.breakdown.FIELD=VALUE",
+        (),
+    ),
     "a part left out": (
         ["--config=configs/mixture.py:quickstart", "--config.n=10"],
         "n",
