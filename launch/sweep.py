@@ -74,7 +74,10 @@ def main(command: str) -> None:
             fail(f"{command} takes no --{flag.name}: {folder / MANIFEST} says it")
     manifest = _manifest(folder)
     launcher = launcher_of(manifest["task"])
-    flags.FLAGS["config"].parser.parse(manifest["config"])  # which may register parts of its own
+    try:
+        flags.FLAGS["config"].parser.parse(manifest["config"])  # it may register parts of its own
+    except ValueError as error:
+        fail(f"{folder / MANIFEST}: its config {manifest['config']}: {error}")
     if command == "run":
         index = _index(len(manifest["jobs"]))
         spec = from_json(launcher.task.Spec, json.dumps(manifest["jobs"][index]["spec"]))

@@ -112,6 +112,11 @@ def test_a_part_of_ones_own(tmp_path):
     call(tmp_path / "run", "split", *argv)
     call(tmp_path / "run", "run", "--index=0")
     assert "accuracy" in call(tmp_path / "run", "merge")
+    (tmp_path / "own.py").unlink()
+    code, _, stderr = begin(tmp_path / "run", "run", "--index=0").end()
+    where = tmp_path / "run" / "manifest.json"
+    said = f"{where}: its config {tmp_path}/own.py:base: no such file"
+    assert code == 2 and one_error(stderr) == said
 
 
 @pytest.mark.parametrize(
