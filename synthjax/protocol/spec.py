@@ -231,9 +231,8 @@ def check_reads(spec: Any, reads: Callable[[Mapping[str, Any]], set[str]], expli
     enough that some combination reads the field.
     """
     fields = fields_of(spec)
-    read: set[str] = set()
-    for combination in combinations(spec, [n for n in fields if fields[n].metadata["kinds"]]):
-        read |= reads(combination)
+    chosen = list(combinations(spec, [n for n in fields if fields[n].metadata["kinds"]]))
+    read = set().union(*map(reads, chosen))
     for name, field in fields.items():
         if name in read or name == "sweep":
             continue
@@ -244,13 +243,19 @@ def check_reads(spec: Any, reads: Callable[[Mapping[str, Any]], set[str]], expli
                 for other in fields
                 if fields[other].metadata["kinds"] and other in read
             )
-            readers = [
-                f"{other}={kind}"
+            others = [
+                (other, kind, part)
                 for other in fields
                 for kind, part in (fields[other].metadata["kinds"] or {}).items()
-                if name in part.reads
+                if not any(one[other] == kind for one in chosen)
             ]
-            rule = f"only {' or '.join(readers)} would"
+            # What alone would make it read; else a part of what it takes.
+            readers = [
+                f"{other}={kind}"
+                for other, kind, _ in others
+                if any(name in reads(one | {other: kind}) for one in chosen)
+            ] or [f"{other}={kind}" for other, kind, part in others if name in part.reads]
+            rule = f"only {' or '.join(readers)} would" if readers else "no other kind would"
             path, value = (
                 (f"sweep.{name}", spec.sweep[name]) if swept else (name, getattr(spec, name))
             )
