@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
@@ -196,7 +196,14 @@ def check_values(spec: Any) -> None:
             kinds = fields[name].metadata["kinds"]
             known = (name for name, kind in kinds.items() if kind.own and kind.call == value)
             return next(known, None) or register(fields[name], value, fields=fields)
-        return check_value(fields[name], path, value)
+        try:
+            return check_value(fields[name], path, value)
+        except SpecError as error:
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            if path != name or not several or not fields[name].metadata["axis"]:
+                raise
+            rule = f"{error.rule}; several values are sweep={{{name!r}: {value!r}}}"
+            raise SpecError(path, value, rule, error.choices) from None
 
     for name in fields:
         if name != "sweep":

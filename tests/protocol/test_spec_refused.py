@@ -54,6 +54,14 @@ def test_no_number(name, value):
     assert error.rule.startswith("must be a finite number >")
 
 
+@pytest.mark.parametrize(
+    "name, value", [("theta_gen", (0.3, 0.6)), ("n", [5, 6]), ("verifier", ("none", "oracle"))]
+)
+def test_several_values_are_a_sweep(name, value):
+    assert refused(**{name: value}).rule.endswith(f"several values are sweep={{{name!r}: {value}}}")
+    assert "sweep" not in refused(generations=(1, 2)).rule  # which cannot be swept
+
+
 @pytest.mark.parametrize("value", [1, 0, "True", None])
 def test_no_truth_value(value):
     assert refused(keep_classifiers=value).rule == "must be True or False"
