@@ -179,11 +179,12 @@ def _checked(spec: Spec, mesh: Mesh) -> Corpus:
     for point in points:
         count = len(corpus.train)
         if point.n_real + point.n > count:
+            name = max("n", "n_real", key=lambda name: getattr(point, name))
             raise SpecError(
-                "sweep.n" if "n" in spec.sweep else "n",
-                point.n,
+                f"sweep.{name}" if name in spec.sweep else name,
+                getattr(point, name),
                 f"{spec.data} has {count} training pairs, of which n_real = {point.n_real} learn "
-                "and the others are guessed for",
+                f"and n = {point.n} are guessed for",
             )
     if len(corpus.test) < 2:
         raise SpecError("data", spec.data, "has no test pairs")

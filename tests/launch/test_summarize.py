@@ -110,7 +110,8 @@ def test_a_flipped_bit_in_a_checkpoint(start, whole, tmp_path):
     [
         (["--config.verifer=oracle"], "config.verifer = 'oracle': is no field; choices: data"),
         (["--config.heads=3"], "config.heads = 3: must divide width, which is 16"),
-        (["--config.n=10000"], "training pairs, of which n_real = 40 learn"),
+        (["--config.n=10000"], "training pairs, of which n_real = 40 learn and n = 10000 are"),
+        (["--config.n_real=10000"], "config.n_real = 10000: "),
         (["--config.batch=7"], "config.batch = 7: must be a multiple of the"),
         (["--config.threshold=0.3"], "config.threshold = 0.3: nothing reads it with"),
         (["--config.data="], "config.data = '': there is no such file or folder; `python"),
