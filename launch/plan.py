@@ -39,6 +39,8 @@ def main() -> None:
     """Compile, print, write."""
     if _CONFIG.value is None:
         fail("needs --config=configs/NAME.py:VARIANT (--help says more)")
+    if _SEARCH.value and _SPEC is mixture.Spec:
+        fail("--search: has no meaning for a mixture, whose trajectories devices share evenly")
     parts = specs(_CONFIG, _SPEC)
     found = []
     for name, spec in parts.items():

@@ -101,6 +101,8 @@ def asked_task() -> str:
     for argument, after in itertools.pairwise([*sys.argv[1:], ""]):
         if match := re.fullmatch(r"--?(task|config)(?:=(.*))?", argument):
             asked[match[1]] = after if match[2] is None else match[2]
+    if asked.get("task", TASKS[0]) not in TASKS:
+        fail(f"--task={asked['task']}: must be one of {', '.join(TASKS)}")
     task = asked.get("task") or Path(asked.get("config", TASKS[0]).split(":")[0]).stem
     if task not in TASKS:
         fail(f"--config={asked.get('config')}: say with --task what it is of: {', '.join(TASKS)}")

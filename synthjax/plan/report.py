@@ -19,14 +19,13 @@ def planned(
 ) -> list[dict[str, Any]]:
     """Print what the programs of a spec cost, and return it, a dict for each.
 
-    With `search` for every mesh, the best first. Raises SpecError, TopologyError, ModelError.
+    With `search` for every mesh of a transformer, the best first. Raises SpecError, TopologyError,
+    ModelError.
     """
     devices = devices_of(topology)
     kind, count = devices[0].device_kind, len(devices)
     where = f"{count} x {kind}" + (f" ({topology})" if topology else "")
     if isinstance(spec, mixture.Spec):
-        if search:
-            raise SpecError("mesh", "search", "a sweep shares its trajectories evenly: no choice")
         return _one(spec, devices, where, console)[1]
     if not search:
         sizes = dict(zip(sharding.AXES, sharding.shape_of(spec.mesh, count), strict=True))

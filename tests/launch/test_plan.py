@@ -23,11 +23,19 @@ def test_numbers_of_a_run(tmp_path):
     assert decoding["bounded"] or decoding["unknown"]  # it says that guesses may end
 
 
+def test_no_search_for_a_mixture(tmp_path):
+    argv = ["--config=configs/mixture.py:base", "--search"]
+    code, _, stderr = Run(argv, tmp_path / "said", module="launch.plan").end()
+    assert code == 2 and one_error(stderr).startswith("--search: has no meaning for a mixture")
+
+
 @pytest.mark.parametrize(
     "more, says",
     [
         (["--config.mesh.fsdp=3"], "config.mesh.fsdp = 3: the mesh must share out the"),
         (["--topology=v5e:4x4"], "libtpu"),
+        (["--task=foo"], "--task=foo: must be one of mixture, eigen, summarize"),
+        (["--json="], "flag --json=: must name a file or folder, and is empty"),
         (["--topology=h100"], "h100: is no slice, such as v5e:4x4"),
     ],
 )

@@ -129,6 +129,7 @@ def test_a_part_of_ones_own(tmp_path):
         (["split", "--config=configs/mixture.py:quickstart", "--jobs=1"], "must be at least 2"),
         (["split", *EIGEN, "--jobs=2", "--config.n=0"], "config.n = 0: must be an integer >= 1"),
         (["split", "--config=configs/scaling.py:scaling_n", "--jobs=2"], "say with --task"),
+        (["split", *EIGEN, "--jobs=2", "--task=foo"], "--task=foo: must be one of mixture"),
         (["split", *EIGEN, "--jobs=0"], "--jobs"),
         (["run", "--index=0"], "manifest.json: is not there; begin with split"),
         (["merge"], "manifest.json: is not there; begin with split"),
