@@ -339,7 +339,7 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
                 importlib.import_module(package)
         except ImportError:
             raise ModelError(
-                f"{folder}/tokenizer.model: without a tokenizer.json it is read by two packages that "
+                f"{folder}/tokenizer.model: with no tokenizer.json it is read by two packages that "
                 "are not installed: `pip install sentencepiece protobuf`"
             ) from None
     try:
