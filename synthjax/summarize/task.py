@@ -1,5 +1,6 @@
 """The summarization task: what each step of a generation does (`protocol.loop.Task`)."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -197,6 +198,12 @@ class SummarizeTask:
         if t == 0:
             if not len(first):
                 raise SpecError("block", spec.block, "no real summary fits into a block")
+            if left := len(self.real) - len(first):
+                warnings.warn(
+                    f"config.block = {spec.block}: {left} of {len(self.real)} real summaries do not "
+                    "fit and are left out",
+                    stacklevel=2,
+                )
             return TrainingSet((first,))
         fresh = self._real(self._articles(t)[self.n :]) if self.n_fresh else None
         key = self._key(Stream.SUBSAMPLE, t)
