@@ -4,9 +4,9 @@ python -m launch.summarize --config=configs/summarize.py:VARIANT --workdir=runs/
 
 - demo: news articles that a package brings, a Llama of 1.5 million parameters trained from nothing
   on 900 of them, two generations of the best of 8 sampled summaries, by ROUGE or by chance. For two
-  CPU cores: 6 min 35 s, on slower ones with other work beside it 9 min 8 s. ROUGE-1 0.140 before,
-  0.150 after by the oracle, 0.138 by chance, ± 0.011 (on another machine 0.152 and 0.137, for
-  rounding decides what is sampled); p* = 0.95 and 0.49.
+  CPU cores: 7 min 30 s, on slower ones with other work beside it 9 min 8 s. ROUGE-1 0.140 before,
+  0.152 after by the oracle, 0.137 by chance, ± 0.011 (0.150 and 0.138 where other rounding drew
+  other samples); p* = 0.95 and 0.49.
 - verifiers: an oracle, the generator itself and chance, each at three rates and for three seeds, by
   a Llama of the same size, on package descriptions:
   `python -m launch.prepare_data --source=debian --out=data/debian` first. 55 minutes on two CPU

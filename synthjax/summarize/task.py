@@ -200,8 +200,8 @@ class SummarizeTask:
                 raise SpecError("block", spec.block, "no real summary fits into a block")
             if left := len(self.real) - len(first):
                 warnings.warn(
-                    f"config.block = {spec.block}: {left} of {len(self.real)} real summaries do not "
-                    "fit and are left out",
+                    f"config.block = {spec.block}: {left} of {len(self.real)} real summaries do "
+                    "not fit and are left out",
                     stacklevel=2,
                 )
             return TrainingSet((first,))
