@@ -188,12 +188,30 @@ def test_other_kinds(file, changes):
     assert found.rouge.notnull().all() and int(found.status[1]) in (0, 3)
 
 
-def test_a_directory_as_the_generator_with_adapters_and_as_verifier(whole, file):
-    """Only adapters learn, and the base stays as it is."""
+@pytest.fixture(scope="module")
+def with_adapters(whole):
+    """What makes the first generator of `whole` learn by adapters, and judge too."""
     folder = str(whole[0] / "models" / "first")
-    read = dict(initial="pretrained", model=folder, verifier="model", verifier_model=folder)
     own = {name: summarize.Spec.__dataclass_fields__[name].default for name in sweep._BASE[:6]}
-    task, base = task_of(file, learns="lora", rank=2, **read, **own)
+    read = dict(initial="pretrained", model=folder, verifier="model", verifier_model=folder)
+    return dict(learns="lora", rank=2, **read, **own)
+
+
+def test_what_adapters_learned_is_exported_as_a_whole_model(whole, with_adapters, file, tmp_path):
+    """Merged: the same tensors as the directory that it began with, and other numbers."""
+    summarize.run(tiny(file, generations=1, **with_adapters), tmp_path / "run")
+    before, after = (
+        hf.load(path).params for path in (with_adapters["model"], tmp_path / "run/models/run")
+    )
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (before, after)]
+    assert shapes[0] == shapes[1]
+    changed = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, after))
+    assert sum(changed) == 7  # the matrices of its one layer
+
+
+def test_a_directory_as_the_generator_with_adapters_and_as_verifier(with_adapters, file):
+    """Only adapters learn, and the base stays as it is."""
+    task, base = task_of(file, **with_adapters)
     before = jax.tree.map(np.array, base.params)
     batches = task.batches(0, task.pool(0, None, ()), 0)
     some = groups(batches, itertools.repeat(4))
