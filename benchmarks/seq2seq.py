@@ -89,18 +89,19 @@ def training(results: Results, alone) -> None:
     examples = Matrices().draw(key(0, Stream.REAL, 0, 0), np.arange(ROWS))
     source = source_ids(examples, encoding)
     target = target_ids(examples.values, examples.sizes, encoding)
+    room = at_once()
     for width in (128, 256):
         a = architecture(width, encoding)
         model = seq2seq.build(a)
         trainer = train.trainer(seq2seq.loss(model, PAD), train.Schedule(steps=10**6))
-        batch, room = seq2seq.Batch(source, target), at_once()
+        batch = seq2seq.Batch(source, target)
         group = next(groups(iter([batch] * room), [room]))
         batches = sharding.put_batches(sharding.mesh(), group.batches, ROWS)
         state = spread(trainer.begin(model.init(jax.random.key(0))), rows=False)
 
         def ours():
             nonlocal state
-            for _ in range(STEPS // room):  # noqa: B023
+            for _ in range(STEPS // room):
                 state, metrics = trainer.several(state, batches, room)  # noqa: B023
             return metrics
 
